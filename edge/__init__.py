@@ -2,6 +2,5 @@
 
 import os
 
-os.environ.setdefault(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # else ONNX Runtime reports to its makers: a station calls nobody
+# else ONNX Runtime reports to its makers: a station calls nobody
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -121,7 +121,7 @@ def _settings(named: Path | None, quiet: bool = False) -> Path | None:
     if not quiet:
         nothing = (
             f"none found, so the defaults apply and the record is in {Path.cwd()}; --config FILE "
-            f"names others"
+            "names others"
         )
         say(f"settings: {nothing if found is None else found.absolute()}", file=sys.stderr)
     return found

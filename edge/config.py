@@ -394,7 +394,7 @@ def _check(config: Config) -> None:
         ZoneInfo(station.timezone or "UTC")
     except (ValueError, OSError, KeyError):
         raise ValueError(
-            f"station.timezone: expected a name such as Europe/Berlin or UTC, found "
+            "station.timezone: expected a name such as Europe/Berlin or UTC, found "
             f"{station.timezone!r}"
         ) from None
     if abs(remainder(config.windows.hop_s, HOP_STEP_S)) > 1e-9:

@@ -160,7 +160,7 @@ class _Halved:
         if not np.array_equal(np.isfinite(value), np.isfinite(halved)):
             raise BundleError(
                 f"{self._source}: weight {name} reaches {np.abs(value).max():.3g}; float16 ends at "
-                f"65504"
+                "65504"
             )
         self._graph.initializer.append(numpy_helper.from_array(halved, f"{name}_half"))
         return f"{name}_half"

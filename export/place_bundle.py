@@ -74,7 +74,7 @@ def check_out(out: Path) -> tuple[Path, list[str]]:
         if name.as_posix() not in known and not any(map(passed_over, name.parts)):
             raise UsageError(
                 f"{out}: contains {name}, which is not part of the bundle; move it, or choose "
-                f"another folder"
+                "another folder"
             )
     return folder, files
 

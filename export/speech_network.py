@@ -32,8 +32,8 @@ POSITIONS = 4
 BINS = 129
 HIDDEN = 128
 ORIGIN = (
-    "silero-vad, MIT License, Copyright (c) 2020-present Silero Team; rewritten as products "
-    "by birdstation"
+    "silero-vad, MIT License, Copyright (c) 2020-present Silero Team; rewritten as products by "
+    "birdstation"
 )
 
 

@@ -343,7 +343,7 @@ def tables(found: Sequence[SetMeasurement], bundle: Bundle, windows: int) -> Ite
     for one in found:
         heard = (
             f"{one.members} of {bundle.folder}: {windows} windows of sound, {one.heard} with "
-            f"detections"
+            "detections"
         )
         table = _table(heard, "", "probe max |Δp|", "sound max", "mean", "same detections", "")
         for row in one.rows:

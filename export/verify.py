@@ -47,7 +47,7 @@ def verify(folder: Path) -> Verification:
         if not difference <= PARITY:
             raise BundleError(
                 f"{folder}: member {name} differs from torch by {difference:.2g}; {PARITY:g} is "
-                f"allowed"
+                "allowed"
             )
     student = _check_student(bundle, probe)
     singles = np.concatenate(

@@ -240,9 +240,8 @@ PUBLISHED = ("resnest50d", "tf_efficientnet_b3")
 @pytest.fixture(scope="session")
 def published_members(once: Once) -> Callable[[str], Path]:
     """Architecture -> a folder with a published member of it, fp32.onnx and fp16.onnx."""
-    from tests.helpers.trt_networks import (
-        write_published,
-    )  # torch, which the station's own tests do without
+    # torch, which the station's own tests do without
+    from tests.helpers.trt_networks import write_published
 
     return lambda architecture: once(architecture, partial(write_published, architecture))
 

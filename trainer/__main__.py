@@ -92,7 +92,7 @@ def _run(
         page = f"report: {out / 'report.html'} (open it in a browser)"
         command = (
             f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in "
-            f"station.yaml, bundle: BUNDLE"
+            "station.yaml, bundle: BUNDLE"
         )
         console.print(page, command, sep="\n", markup=False, highlight=False, soft_wrap=True)
 

@@ -142,7 +142,7 @@ class Run:
         if not path.is_file():
             raise CorpusError(
                 f"{folder}: no run here (recipe.yaml is missing); make one: python -m trainer "
-                f"fit-all"
+                "fit-all"
             )
         self.recipe = read_recipe(path)
         self.book = Book(folder)
@@ -165,7 +165,7 @@ class Run:
             where = folder / _SPECIES
             raise CorpusError(
                 f"{where}: is damaged: its species are not those that the run began with; put it "
-                f"back"
+                "back"
             )
 
     @classmethod
@@ -193,8 +193,8 @@ class Run:
         if run.recipe.digest != recipe.digest:
             differs = ", ".join(run.recipe.differences(recipe)[:3])
             advice = (
-                f"choose another folder, or change {folder / _RECIPE}: what the change "
-                f"touches is made again"
+                f"choose another folder, or change {folder / _RECIPE}: what the change touches is "
+                "made again"
             )
             raise ConfigError(
                 f"{folder}: made with another recipe (it differs in {differs}); {advice}"

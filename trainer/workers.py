@@ -78,13 +78,13 @@ def _death_of_worker(exit_codes: Sequence[int | None]) -> Exception:
     again = "run the same command again: it resumes where it stopped"
     if signal.SIGBUS in died:  # a memory-mapped file has holes that the full disk cannot fill
         words = (
-            f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is "
-            f"full, or fails"
+            f"a worker process could not write its file ({signal.SIGBUS.name}): the disk is full, "
+            "or fails"
         )
         return OSError(errno.ENOSPC, f"{words}; make room and {again}")
     if signal.SIGKILL in died:
         return CorpusError(
-            f"a worker process was killed, most likely because memory ran out; with fewer --jobs, "
+            "a worker process was killed, most likely because memory ran out; with fewer --jobs, "
             f"{again}"
         )
     ended = f"by {signal.Signals(died[0]).name}" if died else "before its work was done"

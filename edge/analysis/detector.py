@@ -40,7 +40,7 @@ class Rules:
         unknown = sorted(set(own) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(
-                f"detect.thresholds: expected codes of this bundle (`birdstation species`), found "
+                "detect.thresholds: expected codes of this bundle (`birdstation species`), found "
                 f"{', '.join(unknown)}"
             )
         thresholds = np.full(len(taxonomy), np.nan, np.float32)
@@ -75,7 +75,7 @@ def check_names(bundle: Bundle, config: Config) -> None:
     unknown = sorted(set(config.sensitive.species) - set(bundle.taxonomy.codes))
     if unknown:
         raise ConfigError(
-            f"sensitive.species: expected codes of this bundle (`birdstation species`), found "
+            "sensitive.species: expected codes of this bundle (`birdstation species`), found "
             f"{', '.join(unknown)}"
         )
     if not bundle.taxonomy.of_kind(config.detect.kinds):

@@ -44,7 +44,7 @@ class Privacy:
         unknown = sorted(set(settings.classes) - set(taxonomy.codes))
         if unknown:
             raise ConfigError(
-                f"privacy.classes: expected codes of this bundle (`birdstation species`), found "
+                "privacy.classes: expected codes of this bundle (`birdstation species`), found "
                 f"{', '.join(unknown)}"
             )
         on = settings.human != "off"

@@ -50,8 +50,7 @@ def networks_of(bundle: Bundle, members: Members) -> tuple[BundleMember, ...]:
     if manifest.student is None:
         raise ConfigError(
             f"members: found {members}, but the bundle {bundle.folder} has no student; set "
-            f"members: bag, or give it "
-            "one (python -m trainer distil)"
+            "members: bag, or give it one (python -m trainer distil)"
         )
     return manifest.networks if members == "cascade" else (manifest.student.member,)
 

@@ -69,8 +69,8 @@ class Schedule:
             key = f"schedule[{index}]"
             if start == end:
                 raise ValueError(
-                    f"{key}: expected two different times (to listen always: schedule: []), "
-                    f"found {start!r} twice"
+                    f"{key}: expected two different times (to listen always: schedule: []), found "
+                    f"{start!r} twice"
                 )
             periods.append((_bound(key, start, place), _bound(key, end, place)))
         return cls(tuple(periods), place, zone or timezone.utc)

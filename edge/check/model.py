@@ -51,8 +51,8 @@ def check_bundle(bundle: Bundle, apart: float) -> list[CheckResult]:
     )
     found = (
         f"{bundle.folder}: {bundle.id[:16]}, {networks}, {len(bundle.taxonomy)} species, "
-        f"{'with' if manifest.has_prior else 'no'} prior, {origin}; files whole, "
-        f"self-test passed (largest difference {apart:.1g})"
+        f"{'with' if manifest.has_prior else 'no'} prior, {origin}; files whole, self-test passed "
+        f"(largest difference {apart:.1g})"
     )
     found += f"; licence: {bundle.licence}" if bundle.licence else ""
     figures: Figures = {
@@ -75,8 +75,8 @@ def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
         return [CheckResult("place", "ok", f"not used: {why}")]
     if place is None:
         advice = (
-            "Set station.latitude and station.longitude, so that birds of another continent "
-            "count for less."
+            "Set station.latitude and station.longitude, so that birds of another continent count "
+            "for less."
         )
         return [
             CheckResult(
@@ -105,8 +105,8 @@ def check_place(config: Config, bundle: Bundle) -> list[CheckResult]:
         max(range(len(today)), key=lambda i: -1.0 if isnan(today[i]) else float(today[i]))
     ]
     found = (
-        f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is "
-        f"the likeliest now"
+        f"{place.latitude}, {place.longitude}; of the bundle's species {best.common_name} is the "
+        "likeliest now"
     )
     beyond = int(np.isnan(today).sum())
     return [CheckResult("place", "ok", found + (f", {beyond} do not live here" if beyond else ""))]
@@ -178,8 +178,8 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     found = (
         f"{recognizer.engine.name}, {threads} threads, members: {recognizer.members}{by_ensemble}: "
         f"{pace.times:.1f} × real time with a window every {config.windows.hop_s:g} s "
-        f"({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, "
-        f"95 % within {pace.p95_ms:.0f} ms)"
+        f"({pace.windows_per_s:.1f} windows/s, {pace.p50_ms:.0f} ms each, 95 % within "
+        f"{pace.p95_ms:.0f} ms)"
     )
     figures: dict[str, float | str | None] = {
         "x_real_time": round(pace.times, 2),
@@ -194,8 +194,8 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
     checks = []
     if recognizer.degraded:
         advice = (
-            "Run python -m export trt on this machine (docs/jetson.md), or set "
-            "runtime.engine: onnx."
+            "Run python -m export trt on this machine (docs/jetson.md), or set runtime.engine: "
+            "onnx."
         )
         checks = [CheckResult("engines", "warning", recognizer.degraded, advice)]
     verdict = pace_verdict(pace.times)
@@ -206,8 +206,8 @@ def check_pace(config: Config, recognizer: Recognizer) -> list[CheckResult]:
         found += f"; {words} {shed:.1f} ×"
         figures[f"x_real_time_shed_{step.value}"] = round(shed, 2)
     advice = (
-        "Use a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and "
-        "keep it cool."
+        "Use a larger windows.hop_s (up to 5), a smaller bundle or a faster machine, and keep it "
+        "cool."
     )
     return [*checks, CheckResult("runtime", verdict, found, advice, figures=figures)]
 

@@ -29,8 +29,8 @@ def check_clock(config: Config, wall_s: float | None = None) -> list[CheckResult
     figures: Figures = {"state": state, "time_utc": utc_text(now), "boot": boot}
     if shown_s < Path(__file__).stat().st_mtime - 86_400 or now.year >= _YEAR_MAX:
         advice = (
-            "Set the clock (sudo date -s) or let it be set by network or GPS; detections "
-            "would get wrong times."
+            "Set the clock (sudo date -s) or let it be set by network or GPS; detections would get "
+            "wrong times."
         )
         found += "; this time is impossible"
         return [CheckResult("clock", "bad", found, advice, figures=figures)]

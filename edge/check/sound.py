@@ -33,8 +33,8 @@ _SHOWN = 3
 _READ = 20  # recordings whose headers are read
 
 PLUG = (
-    "Plug the microphone in and make sure that the station's user is in the group audio; "
-    "`arecord -l` lists the cards that Linux sees."
+    "Plug the microphone in and make sure that the station's user is in the group audio; `arecord "
+    "-l` lists the cards that Linux sees."
 )
 UNREAD = (
     "If this is the card to use, give it a short name in plain letters (/etc/asound.conf) and set "
@@ -124,9 +124,9 @@ def _judge(watch: Watch, trial: Trial, listen_s: float) -> CheckResult:
     ppm = watch.rate_ppm()
     name = watch.device.name if watch.device else "?"
     found = (
-        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: "
-        f"level {level.level_dbfs:.1f} dBFS, peak {_dbfs(level.peak):.1f} dBFS, "
-        f"{level.clipped:.2%} clipped, offset {level.offset:+.2%}, {lost_s:.2f} s lost"
+        f"{name!r} at {watch.rate_hz} Hz, {level.seconds:.0f} s heard: level "
+        f"{level.level_dbfs:.1f} dBFS, peak {_dbfs(level.peak):.1f} dBFS, {level.clipped:.2%} "
+        f"clipped, offset {level.offset:+.2%}, {lost_s:.2f} s lost"
         + ("" if ppm is None else f", {ppm / 1e4:+.1f} % off its rate")
     )
     verdict, advice = sound_verdict(level, lost_s / listen_s, ppm)
@@ -243,8 +243,8 @@ def check_folder(config: Config) -> list[CheckResult]:
     if guessed:
         found += f"; {guessed} of the first {len(paths[:_READ])} have no time but the file's date"
         advice = (
-            "Keep the recorder's file names (date and time) and copy with times (cp -p): "
-            "copying changes the date."
+            "Keep the recorder's file names (date and time) and copy with times (cp -p): copying "
+            "changes the date."
         )
         return [CheckResult("folder", "warning", found, advice, figures=figures)]
     return [CheckResult("folder", "ok", found, figures=figures)]

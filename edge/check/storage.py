@@ -58,8 +58,8 @@ def check_state(config: Config) -> list[CheckResult]:
     owner = folder.stat().st_uid
     if os.geteuid() == 0 and owner != 0:
         advice = (
-            "Run this check as the user that the station runs as: sudo -u birdstation "
-            "birdstation check."
+            "Run this check as the user that the station runs as: sudo -u birdstation birdstation "
+            "check."
         )
         return [
             CheckResult(
@@ -135,8 +135,8 @@ def check_database(config: Config) -> list[CheckResult]:
     wrong = damage_of(path)
     if wrong is not None:
         advice = (
-            "Start the station: it sets the file aside, copies all that can be read into a new "
-            "one and continues with that."
+            "Start the station: it sets the file aside, copies all that can be read into a new one "
+            "and continues with that."
         )
         return [CheckResult("database", "bad", f"{path}: damaged ({wrong})", advice)]
     with closing(
@@ -161,12 +161,12 @@ def check_database(config: Config) -> list[CheckResult]:
     figures: Figures = {"bytes": path.stat().st_size, "pending": pending, "last": last, **rows}
     if log_mb > _LOG_MB_MAX:
         found += (
-            f"; its write-ahead log has grown to {log_mb:.0f} MB, as it does while another "
-            f"program keeps reading"
+            f"; its write-ahead log has grown to {log_mb:.0f} MB, as it does while another program "
+            "keeps reading"
         )
         advice = (
-            "If lsof shows another program with station.db open, close it: the log grows "
-            "until then."
+            "If lsof shows another program with station.db open, close it: the log grows until "
+            "then."
         )
         return [CheckResult("database", "warning", found, advice, figures=figures)]
     if kept:
@@ -203,8 +203,8 @@ def check_disk(config: Config) -> list[CheckResult]:
     room_mb = max(0.0, space.free_mb - space.total_mb * (1 - config.retention.disk_share))
     days = room_mb / (rate / 1e6)
     until = (
-        f"{config.retention.disk_share:.0%} full in {days:.1f} days at {rate / 1e6:.0f} MB a "
-        f"day, {basis}"
+        f"{config.retention.disk_share:.0%} full in {days:.1f} days at {rate / 1e6:.0f} MB a day, "
+        f"{basis}"
     )
     found = f"{space.free_mb / 1000:.1f} of {space.total_mb / 1000:.1f} GB free; {until}"
     figures: Figures = {"free_mb": round(space.free_mb), "days_left": round(days, 1)}

@@ -166,7 +166,7 @@ class Retention:
         if len(missing) == len(clips) >= _AWAY_MIN:
             raise StoreError(
                 f"{self._folder}: none of the clips exists; is its disk mounted? Nothing was "
-                f"removed"
+                "removed"
             )
         return missing
 

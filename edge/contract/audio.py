@@ -315,8 +315,8 @@ class WindowCutter:
     ) -> None:
         if hop_samples <= 0 or hop_samples > WINDOW_SAMPLES or hop_samples % FRAME_HOP:
             raise ValueError(
-                f"hop: expected a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}, "
-                f"found {hop_samples}"
+                f"hop: expected a multiple of {FRAME_HOP} samples up to {WINDOW_SAMPLES}, found "
+                f"{hop_samples}"
             )
         if padding not in get_args(Padding):
             raise ValueError(

@@ -368,8 +368,8 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
         raw = json.loads(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise BundleError(
-            f"{folder}: no bundle here ({MANIFEST} is missing); create one with "
-            f"python -m export onnx"
+            f"{folder}: no bundle here ({MANIFEST} is missing); create one with python -m export "
+            "onnx"
         ) from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: not readable: {error}") from error
@@ -396,7 +396,7 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
     if not (folder / NAMES).is_file():
         raise BundleError(
             f"{folder / NAMES}: missing: the bundle has names in one language only; remove "
-            f"station.language"
+            "station.language"
         )
     return Bundle(folder, manifest, taxonomy.named(read_names(folder / NAMES, language)))
 

@@ -20,8 +20,8 @@ def joined(address: str) -> Iterator[Any]:
         ray = importlib.import_module("ray")
     except ModuleNotFoundError:
         raise ConfigError(
-            f"--cluster {address}: ray is not installed; install it with "
-            f"pip install '.[cluster]' in the checkout"
+            f"--cluster {address}: ray is not installed; install it with pip install '.[cluster]' "
+            "in the checkout"
         ) from None
     try:
         _knock(address)

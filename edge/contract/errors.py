@@ -115,8 +115,8 @@ class DamagedError(StoreError):
     help."""
 
     remedy = (
-        "; start or restart the station: it sets the file aside, salvages what can be read "
-        "and continues in a new one"
+        "; start or restart the station: it sets the file aside, salvages what can be read and "
+        "continues in a new one"
     )
 
 

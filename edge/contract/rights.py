@@ -58,8 +58,8 @@ def not_writable(path: Path) -> str:
     with suppress(OSError):
         if os.statvfs(path).f_flag & os.ST_RDONLY:
             return (
-                f"; {path} is on a file system that is mounted read-only: dmesg shows whether "
-                f"its disk is damaged"
+                f"; {path} is on a file system that is mounted read-only: dmesg shows whether its "
+                "disk is damaged"
             )
     me = os.geteuid()
     bits = "u+rwx" if path.is_dir() else "u+rw"

@@ -145,8 +145,8 @@ def _failing(health: Health, facts: Facts) -> Iterator[str]:
     if facts.store_problem:
         yield (
             f"Detections cannot be stored ({facts.store_problem}): "
-            f"{facts.store_advice or STORE_ADVICE}. "
-            "Listening continues; sound that cannot be stored is counted as lost."
+            f"{facts.store_advice or STORE_ADVICE}. Listening continues; sound that cannot be "
+            "stored is counted as lost."
         )
 
 
@@ -154,8 +154,8 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     """Problems with which recording continues, with reduced quality or at risk."""
     if health.source == "folder" and facts.source_problem and facts.silent_s <= SILENT_S_MAX:
         yield (
-            f"Part of the folder of recordings cannot be read ({facts.source_problem}): check "
-            f"its permissions and disk."
+            f"Part of the folder of recordings cannot be read ({facts.source_problem}): check its "
+            "permissions and disk."
         )
     if facts.card_problem:
         yield (
@@ -165,13 +165,13 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
         )
     if facts.privacy_problem:
         yield (
-            f"The speech network fails ({facts.privacy_problem}): fix it, or "
-            "remove it from the settings."
+            f"The speech network fails ({facts.privacy_problem}): fix it, or remove it from the "
+            "settings."
         )
     if facts.networks_problem:
         yield (
             f"Scores are missing ({facts.networks_problem}): export the bundle again, or use "
-            f"another one."
+            "another one."
         )
     if health.shed > 0:
         yield (
@@ -199,8 +199,8 @@ def _degraded(health: Health, facts: Facts) -> Iterator[str]:
     if facts.runtime_problem:
         yield (
             f"The networks run on {health.runtime}, not on the best runtime of this machine "
-            f"({facts.runtime_problem}): detections are the same, but slower; "
-            "`birdstation check` shows what is missing."
+            f"({facts.runtime_problem}): detections are the same, but slower; `birdstation check` "
+            "shows what is missing."
         )
     if facts.prior_problem:
         without = (
@@ -215,19 +215,19 @@ def _disk_problems(health: Health, facts: Facts) -> Iterator[str]:
     free_mb = health.disk_free_mb
     if free_mb is not None and free_mb < DISK_FREE_MB_MIN:
         yield (
-            f"Only {free_mb:.0f} MB are free on the disk: move or delete files that do not "
-            f"belong to the station."
+            f"Only {free_mb:.0f} MB are free on the disk: move or delete files that do not belong "
+            "to the station."
         )
     elif facts.disk_short_mb > 0:
         yield (
             f"The disk stays {facts.disk_short_mb:.0f} MB above retention.disk_share: the "
-            "remaining clips are protected. Move some away, keep fewer (retention.per_species), or "
-            "delete files that do not belong to the station."
+            "remaining clips are protected. Move some away, keep fewer (retention.per_species), "
+            "or delete files that do not belong to the station."
         )
     if facts.clips_problem:
         yield (
             f"Clips cannot be saved ({facts.clips_problem}): make room on the disk or fix the "
-            f"permissions of clips/."
+            "permissions of clips/."
         )
 
 

@@ -29,6 +29,6 @@ def alone(state: Path) -> Iterator[None]:
             except OSError:
                 raise ConfigError(
                     f"state: {state}: already in use by another station; stop that one or choose "
-                    f"another folder"
+                    "another folder"
                 ) from None
         yield

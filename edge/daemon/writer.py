@@ -82,8 +82,8 @@ class Writer:
         if self._set_aside:
             entries = f"{self._set_aside} entr{'y' if self._set_aside == 1 else 'ies'}"
             return (
-                f"it refused {entries} ({self._refused}): undo manual changes to the database; "
-                f"all other entries are stored"
+                f"it refused {entries} ({self._refused}): undo manual changes to the database; all "
+                "other entries are stored"
             )
         return self.record.problem
 

@@ -97,7 +97,7 @@ def _check_out(out: Path) -> None:
         if path.exists():
             raise UsageError(
                 f"{out}: holds a {path.name} that was not made by a demonstration; choose another "
-                f"folder for --out"
+                "folder for --out"
             )
 
 

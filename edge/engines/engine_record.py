@@ -76,7 +76,7 @@ def read_record(folder: Path) -> EngineRecord | None:
         if found != SCHEMA:
             raise EngineError(
                 f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export trt "
-                f"again"
+                "again"
             )
         record: EngineRecord = parse(EngineRecord, raw)
     except FileNotFoundError:

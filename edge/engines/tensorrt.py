@@ -137,8 +137,8 @@ class TensorrtEngine:
         expected = [(-1, *self._shape), (-1, width)]
         if [shapes[name] for name in inputs + outputs] != expected:
             raise EngineError(
-                f"{path}: input and output: expected {expected[0]} and {expected[1]}, "
-                f"found {shapes}"
+                f"{path}: input and output: expected {expected[0]} and {expected[1]}, found "
+                f"{shapes}"
             )
         if any(engine.get_tensor_dtype(name) != trt.float32 for name in names):
             raise EngineError(f"{path}: input and output: expected float32, found another type")

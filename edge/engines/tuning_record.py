@@ -177,7 +177,7 @@ def read_tuned(path: Path) -> TuningRecord | None:
         if found != SCHEMA:
             raise EngineError(
                 f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune "
-                f"again"
+                "again"
             )
         tuned: TuningRecord = parse(TuningRecord, raw)
     except FileNotFoundError:

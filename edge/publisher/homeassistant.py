@@ -122,8 +122,8 @@ def _of_source(source: str, last: str, detection: str, suffix: str) -> dict[str,
             "state_topic": detection,
             "event_types": ["detection"],
             "value_template": (
-                f"{{% if value_json.source == '{source}' %}}"
-                "{{ dict(value_json, event_type='detection') | tojson }}{% endif %}"
+                f"{{% if value_json.source == '{source}' %}}{{{{ dict(value_json, "
+                "event_type='detection') | tojson }}{% endif %}"
             ),
         },
     }

@@ -120,7 +120,7 @@ class Link:
         except ssl.SSLCertVerificationError as error:
             self._end(
                 f"TLS: the broker's certificate is not accepted: {error.verify_message}; see "
-                f"mqtt.tls.ca_file"
+                "mqtt.tls.ca_file"
             )
         except ssl.SSLError as error:
             self._end(f"TLS: {error.reason or error}; does port {self._settings.port} speak TLS?")

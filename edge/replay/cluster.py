@@ -146,7 +146,7 @@ def _analyst(config: Config, bundle_id: str) -> Analyst:
         node = socket.gethostname()
         raise ConfigError(
             f"{config.bundle_folder}: the bundle on node {node} differs from the one here; all "
-            f"nodes need the same"
+            "nodes need the same"
         )
     # a folder for priors computed on this node; the station's own state is not reachable here
     state = Path(tempfile.mkdtemp(prefix="birdstation-"))

@@ -62,7 +62,7 @@ def heard_in(store: Store, recordings: Collection[str] | None = None) -> list[Sp
     counted: dict[str, list[tuple[float, int, str]]] = {}
     for recording, species, count, best in store.rows(
         f"SELECT recording, species, count(*), max(score) FROM detections d WHERE {_NOT_WRONG} "
-        f"GROUP BY 1, 2"
+        "GROUP BY 1, 2"
     ):
         if recordings is None or recording in recordings:
             counted.setdefault(species, []).append((best, count, recording))
@@ -84,9 +84,9 @@ def _species(
     best: list[tuple[float, str, str, str | None, str]] = []
     for _, _, recording in counts[:CANDIDATES]:
         best += store.rows(
-            "SELECT -d.score, d.start_utc, d.id, c.path, d.recording"
-            " FROM detections d LEFT JOIN clips c ON c.id = d.clip"
-            f" WHERE d.recording = ? AND d.species = ? AND {_NOT_WRONG} ORDER BY 1, 2, 3 LIMIT ?",
+            "SELECT -d.score, d.start_utc, d.id, c.path, d.recording FROM detections d LEFT JOIN "
+            f"clips c ON c.id = d.clip WHERE d.recording = ? AND d.species = ? AND {_NOT_WRONG} "
+            "ORDER BY 1, 2, 3 LIMIT ?",
             (recording, code, CANDIDATES),
         )
     best.sort(key=lambda one: one[:3])
@@ -108,8 +108,8 @@ def evidence_of(store: Store, detection: str) -> Evidence:
     """Evidence in the record for one detection. Raises UsageError if there is no such id."""
     why = explain(store, detection)
     recording, clip_offset_s = store.rows(
-        "SELECT d.recording, coalesce(86400 * (julianday(d.start_utc) - julianday(c.start_utc)), 0)"
-        " FROM detections d LEFT JOIN clips c ON c.id = d.clip WHERE d.id = ?",
+        "SELECT d.recording, coalesce(86400 * (julianday(d.start_utc) - julianday(c.start_utc)), "
+        "0) FROM detections d LEFT JOIN clips c ON c.id = d.clip WHERE d.id = ?",
         (detection,),
     )[0]
     return Evidence(

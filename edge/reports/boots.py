@@ -48,11 +48,11 @@ def fix_text(
         by = (after.offset_ms - before.offset_ms) / 1000
         report.append(
             f"boot {boot}: only by {by:+g} s, since the known times before and after it leave no "
-            f"more room"
+            "more room"
         )
     if not sum(moved.values()) and state:
         report.append(
             f"boot {boot}: none of its times are {state} any more; they moved when the clock was "
-            f"set"
+            "set"
         )
     return "\n".join(report)

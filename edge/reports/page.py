@@ -114,8 +114,8 @@ def _figure(card: Card) -> str:
     if card.picture is None:
         return f'<p class="soft">{escape(card.silent)}</p>'
     alt = (
-        f"Spectrogram of {card.heard.common_name}: time in the recording, pitch in kHz, the "
-        f"window marked"
+        f"Spectrogram of {card.heard.common_name}: time in the recording, pitch in kHz, the window "
+        "marked"
     )
     size = 'width="{}" height="{}"'.format(*SIZE)
     parts = [f'<img src="{quote(card.picture)}" alt="{escape(alt)}" {size} loading="lazy">']

@@ -78,7 +78,7 @@ def write_pictures(
     now = datetime.now(timezone.utc).astimezone(config.zone or timezone.utc)
     made = (
         f"Station {config.station.id}, {len(cards)} species; made {now:%Y-%m-%d %H:%M %Z} by "
-        f"birdstation"
+        "birdstation"
     )
     title = (
         f"Birds in {disclosure.name(folder.resolve().name)}"

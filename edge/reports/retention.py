@@ -73,13 +73,13 @@ def retention_lines(done: RetentionSummary) -> list[str]:
     if done.hours_left is not None:
         left = (
             f"{done.hours_left:.1f} hours left until it reaches its limit, at the rate of the last "
-            f"24 h"
+            "24 h"
         )
     lines = [f"The disk was {used:.1f} % full, {done.disk.free / 1e6:.0f} MB free; {left}."]
     if not done.clock_is_set:
         lines.append(
-            "The time is not known (see birdstation clock show): no clip is removed for its age or "
-            "ahead of a filling disk. If this machine's clock is right, confirm it: "
+            "The time is not known (see birdstation clock show): no clip is removed for its age "
+            "or ahead of a filling disk. If this machine's clock is right, confirm it: "
             f"birdstation clock fix --boot {boot_id()} --seconds 0"
         )
     if done.missing:
@@ -91,6 +91,6 @@ def retention_lines(done: RetentionSummary) -> list[str]:
     if done.short_bytes:
         lines.append(
             f"Still {done.short_bytes / 1e6:.0f} MB short, and no clip is left that may be "
-            f"removed: make room on the disk."
+            "removed: make room on the disk."
         )
     return lines

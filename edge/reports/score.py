@@ -65,8 +65,8 @@ def score_store(
     detected: dict[tuple[str, int | None], set[str]] = {}
     samples: dict[str, int] = {}
     for recording, offset_s, species, audio_s in store.rows(
-        "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d"
-        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ?",
+        "SELECT r.id, d.offset_s, d.species, r.audio_s FROM detections d JOIN recordings r ON r.id "
+        "= d.recording WHERE d.bundle = ?",
         (bundle.id,),
     ):
         if recording in mine:

@@ -38,8 +38,8 @@ def recordings_under(store: Store, station: str, folder: Path) -> dict[str, Path
     """
     known: dict[tuple[int, str], list[tuple[str, str]]] = {}
     for path, size, sample, recording in store.rows(
-        "SELECT f.path, f.bytes, f.sample, coalesce(r.grown_into, r.id) FROM files f"
-        " JOIN recordings r ON r.id = f.recording WHERE f.station = ?",
+        "SELECT f.path, f.bytes, f.sample, coalesce(r.grown_into, r.id) FROM files f JOIN "
+        "recordings r ON r.id = f.recording WHERE f.station = ?",
         (station,),
     ):
         known.setdefault((size, sample), []).append((path, recording))

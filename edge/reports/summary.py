@@ -71,11 +71,9 @@ def also_of_another_station(store: Store, recordings: Collection[str]) -> int:
     """Number of these recordings that the record also has under another station's id, as after a
     change of station.id."""
     rows = store.rows(
-        "SELECT DISTINCT mine.id FROM recordings mine"
-        " JOIN recordings other ON other.sha256 = mine.sha256"
-        " WHERE mine.state = 'analysed' AND other.state = 'analysed'"
-        " AND other.station <> mine.station"
-        " AND mine.grown_into IS NULL AND other.grown_into IS NULL"
+        "SELECT DISTINCT mine.id FROM recordings mine JOIN recordings other ON other.sha256 = "
+        "mine.sha256 WHERE mine.state = 'analysed' AND other.state = 'analysed' AND other.station "
+        "<> mine.station AND mine.grown_into IS NULL AND other.grown_into IS NULL"
     )
     return len(set(recordings) & {recording for (recording,) in rows})
 

@@ -47,11 +47,10 @@ def _by_species(
     moment = f"substr({moment}, 1, {length})"
     species: dict[str, tuple[str, int, int, float, str, str]] = {}
     for recording, code, name, scientific, count, best, first, last in store.rows(
-        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code),"
-        f" s.scientific_name, count(*), max(d.score), min({moment}), max({moment})"
-        " FROM detections d JOIN species s ON s.code = d.species"
-        " JOIN recordings r ON r.id = d.recording WHERE d.bundle = ?"
-        " GROUP BY d.recording, d.species",
+        "SELECT d.recording, s.code, coalesce(nullif(s.common_name, ''), s.code), "
+        f"s.scientific_name, count(*), max(d.score), min({moment}), max({moment}) FROM detections "
+        "d JOIN species s ON s.code = d.species JOIN recordings r ON r.id = d.recording WHERE "
+        "d.bundle = ? GROUP BY d.recording, d.species",
         (bundle_id,),
     ):
         if recording in mine:
@@ -81,8 +80,8 @@ def reasons_table(title: str, files: Sequence[Mapping[str, str]]) -> RenderableT
     if len(files) <= _SHOWN_MAX:
         return table
     more = (
-        f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE "
-        f"reason IS NOT NULL"
+        f"… and {len(files) - _SHOWN_MAX} more: SELECT path, reason FROM recordings WHERE reason "
+        "IS NOT NULL"
     )
     return Group(table, f"{more}, or --json")
 
@@ -102,7 +101,7 @@ def score_text(score: ReplayScore) -> str:
     if unknown and unknown == score.species:
         lines.append(
             f"  [yellow]the model knows none of the {unknown} labelled species: this score does "
-            f"not measure it[/]"
+            "not measure it[/]"
         )
     elif unknown:
         names = ", ".join(score.unknown_species[:_NAMED_MAX]) + (

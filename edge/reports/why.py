@@ -29,8 +29,8 @@ _DECIDED = {
     ("cascade", "bag"): "the ensemble, since the student was not sure of this window",
 }
 _NO_CLIP = (
-    "none, as of recordings by default (clips.of_recordings); birdstation pictures plays "
-    "the recording"
+    "none, as of recordings by default (clips.of_recordings); birdstation pictures plays the "
+    "recording"
 )
 _SET_BY = {
     "bundle": "the model's",
@@ -59,10 +59,10 @@ _CLOCKS = {
 # detection: the id that was reviewed, perhaps of an earlier analysis
 _REVIEW = ("reviewer", "verdict", "instead", "note", "reviewed_utc", "detection")
 _COLUMNS = (
-    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s,"
-    " d.score, d.acoustic, d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups,"
-    " d.shed, d.level_dbfs, c.path AS clip, d.bundle, r.path, r.source, r.time_source,"
-    " r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
+    "d.id, d.species, s.common_name, s.scientific_name, d.start_utc, d.end_utc, d.offset_s, "
+    "d.score, d.acoustic, d.prior, d.threshold, d.rule, d.members, d.decided_by, d.runner_ups, "
+    "d.shed, d.level_dbfs, c.path AS clip, d.bundle, r.path, r.source, r.time_source, "
+    "r.clock_state, r.clock_fix_s, r.latitude, r.longitude"
 )
 _BEGINS = "d.id >= ? AND d.id < ? || char(0x10ffff)"  # a prefix match that uses the index
 
@@ -71,17 +71,16 @@ def explain(store: Store, prefix: str) -> dict[str, Any]:
     """Everything about the detection whose id begins with `prefix`. Raises UsageError if there is
     none, or several."""
     rows = store.rows(
-        f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')}"
-        " FROM detections d JOIN species s ON s.code = d.species"
-        " JOIN recordings r ON r.id = d.recording LEFT JOIN clips c ON c.id = d.clip"
-        f" WHERE {_BEGINS} LIMIT 2",
+        f"SELECT {_COLUMNS}, {at_the_place('datetime', 'd.start_utc', 'd')} FROM detections d JOIN "
+        "species s ON s.code = d.species JOIN recordings r ON r.id = d.recording LEFT JOIN clips "
+        f"c ON c.id = d.clip WHERE {_BEGINS} LIMIT 2",
         (prefix, prefix),
     )
     if not rows:
         _check_reviews(store, prefix)
         raise UsageError(
             f"ID: no detection in {store.path} begins with {prefix!r}; the ids are in the view "
-            f"heard"
+            "heard"
         )
     if len(rows) > 1:
         ((count,),) = store.rows(
@@ -110,7 +109,7 @@ def explain(store: Store, prefix: str) -> dict[str, Any]:
         dict(zip(_REVIEW, row, strict=True))
         for row in store.rows(
             f"SELECT {', '.join(_REVIEW)} FROM reviews_kept WHERE stands_now = ? ORDER BY "
-            f"reviewed_utc",
+            "reviewed_utc",
             (why["id"],),
         )
     ]
@@ -121,8 +120,8 @@ def _check_reviews(store: Store, prefix: str) -> None:
     """Look for a reviewed detection that is no longer in the record. Raises UsageError if there is
     one with this id."""
     gone = store.rows(
-        "SELECT detection, verdict, reviewer, coalesce(stands_now, 'nothing') FROM reviews_kept"
-        " WHERE substr(detection, 1, ?) = ? AND NOT is_there",
+        "SELECT detection, verdict, reviewer, coalesce(stands_now, 'nothing') FROM reviews_kept "
+        "WHERE substr(detection, 1, ?) = ? AND NOT is_there",
         (len(prefix), prefix),
     )
     if gone and prefix:

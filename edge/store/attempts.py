@@ -18,8 +18,8 @@ class AttemptCount:
 
 # A file is the same if its content is, or, while that is not known yet, its modification time.
 _SAME = (
-    "bytes = excluded.bytes AND iif('' IN (sample, excluded.sample), mtime_ns = excluded.mtime_ns,"
-    " sample = excluded.sample)"
+    "bytes = excluded.bytes AND iif('' IN (sample, excluded.sample), mtime_ns = excluded.mtime_ns, "
+    "sample = excluded.sample)"
 )
 _ATTEMPT = f"""
     INSERT INTO attempts (station, path, bytes, mtime_ns, sample, began_utc, boot, process)
@@ -98,8 +98,8 @@ class Attempts(Connection):
         count = "deaths" if died else "stops"
         with self._transaction():
             self._db.execute(
-                f"UPDATE attempts SET process = NULL, {count} = {count} + 1"
-                " WHERE station = ? AND boot IS ? AND process = ?",
+                f"UPDATE attempts SET process = NULL, {count} = {count} + 1 WHERE station = ? AND "
+                "boot IS ? AND process = ?",
                 (station, boot, process),
             )
 
@@ -118,16 +118,14 @@ class Attempts(Connection):
         (UTC), "" if unknown. Files of replays are left out, as they are in other folders."""
         attempts = self.rows(
             "SELECT path, began_utc FROM attempts a WHERE station = ? AND process IS NULL AND NOT "
-            "EXISTS"
-            " (SELECT 1 FROM recordings r WHERE r.station = a.station AND r.path = a.path AND "
-            "r.source = 'replay')",
+            "EXISTS (SELECT 1 FROM recordings r WHERE r.station = a.station AND r.path = a.path "
+            "AND r.source = 'replay')",
             (station,),
         )
         started = self.rows(
             "SELECT path FROM recordings WHERE station = ? AND source = 'folder' AND state = "
-            "'started' AND NOT EXISTS"
-            " (SELECT 1 FROM attempts a WHERE a.station = recordings.station AND a.path = "
-            "recordings.path)",
+            "'started' AND NOT EXISTS (SELECT 1 FROM attempts a WHERE a.station = "
+            "recordings.station AND a.path = recordings.path)",
             (station,),
         )
         return {str(path): "" for (path,) in started} | {
@@ -144,18 +142,17 @@ class Attempts(Connection):
             )
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', reason = 'the file was deleted before "
-                "its end',"
-                " analysis = '', finished_utc = ?, audio_s ="
-                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
-                " WHERE station = ? AND path = ? AND source = 'folder' AND state = 'started'",
+                "its end', analysis = '', finished_utc = ?, audio_s = (SELECT "
+                "coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id) WHERE "
+                "station = ? AND path = ? AND source = 'folder' AND state = 'started'",
                 (now_text(), station, path),
             )
 
     def deaths(self, station: str, path: str, file: FileState) -> int:
         """Number of times that the program died while reading this file in its present state."""
         rows = self.rows(
-            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ?"
-            " AND iif(sample = '', mtime_ns = ?, sample = ?)",
+            "SELECT deaths FROM attempts WHERE station = ? AND path = ? AND bytes = ? AND "
+            "iif(sample = '', mtime_ns = ?, sample = ?)",
             (station, path, file.bytes, file.mtime_ns, file.sample),
         )
         return int(rows[0][0]) if rows else 0
@@ -164,8 +161,7 @@ class Attempts(Connection):
         """Id of the unfinished recording of this file in its present state, if any."""
         rows = self.rows(
             "SELECT r.id FROM files f JOIN recordings r ON r.id = f.recording WHERE f.station = ? "
-            "AND f.path = ?"
-            " AND f.bytes = ? AND f.sample = ? AND r.state = 'started'",
+            "AND f.path = ? AND f.bytes = ? AND f.sample = ? AND r.state = 'started'",
             (station, path, file.bytes, file.sample),
         )
         return str(rows[0][0]) if rows else None

@@ -81,8 +81,7 @@ def _check_room(database: Path, folder: Path) -> None:
     if free < needed:
         raise StoreError(
             f"no backup of {database} in {folder}: {free >> 20} MB are free, expected "
-            f"{needed >> 20}; make room, "
-            f"keep fewer copies (--keep), or use another disk (--folder)"
+            f"{needed >> 20}; make room, keep fewer copies (--keep), or use another disk (--folder)"
         )
 
 

@@ -80,8 +80,7 @@ class BootTable(Connection):
         line = (run.offset_ms, run.offset_ms, run.known)
         self._db.execute(
             "INSERT INTO boots (run, station, source, boot, began_s, told_ms, offset_ms, known, "
-            "lost_before, noted_utc)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "lost_before, noted_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (run.id, station, run.source, run.boot, run.began_s, *line, lost, now_text()),
         )
 
@@ -163,9 +162,9 @@ class BootTable(Connection):
         with self._transaction():
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', reason = 'cut off', finished_utc = ?, "
-                "audio_s ="
-                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = recordings.id)"
-                " WHERE station = ? AND source = 'microphone' AND state = 'started' AND id <> ?",
+                "audio_s = (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = "
+                "recordings.id) WHERE station = ? AND source = 'microphone' AND state = 'started' "
+                "AND id <> ?",
                 (now_text(), station, but),
             )
 
@@ -242,10 +241,8 @@ class BootTable(Connection):
         of = "" if station is None else " WHERE b.station = ?"
         rows = self.rows(
             "SELECT b.run, b.source, b.boot, b.began_s, min(p.begin_s), max(p.end_s), b.told_ms, "
-            "b.offset_ms,"
-            " b.known, b.lost_before"
-            f" FROM boots b LEFT JOIN ({_PARTS}) p ON p.run = b.run{of} GROUP BY b.number ORDER BY "
-            f"b.number",
+            f"b.offset_ms, b.known, b.lost_before FROM boots b LEFT JOIN ({_PARTS}) p ON p.run = "
+            f"b.run{of} GROUP BY b.number ORDER BY b.number",
             () if station is None else (station,),
         )
         runs = []
@@ -293,7 +290,7 @@ class BootTable(Connection):
         for table in ("recordings", "gaps"):
             rows = self._db.execute(
                 f"SELECT id, boot_s, coalesce(utc_offset_minutes, 0) FROM {table} WHERE run = ? "
-                f"AND boot_s IS NOT NULL",
+                "AND boot_s IS NOT NULL",
                 (run,),
             ).fetchall()
             for row, boot_s, minutes in rows:
@@ -309,16 +306,14 @@ class BootTable(Connection):
         the first stretch of the next."""
         of_it = "station = ? AND source = 'microphone'"
         self._db.execute(
-            "UPDATE deployments SET began_utc = coalesce("
-            f"(SELECT min(start_utc) FROM recordings WHERE deployment = deployments.id), "
-            f"began_utc) WHERE {of_it}",
+            "UPDATE deployments SET began_utc = coalesce((SELECT min(start_utc) FROM recordings "
+            f"WHERE deployment = deployments.id), began_utc) WHERE {of_it}",
             (station,),
         )
         self._db.execute(
-            "UPDATE deployments SET ended_utc = (SELECT n.began_utc FROM deployments n"
-            " WHERE n.station = deployments.station AND n.source = 'microphone' AND n.rowid > "
-            "deployments.rowid"
-            f" ORDER BY n.rowid LIMIT 1) WHERE ended_utc IS NOT NULL AND {of_it}",
+            "UPDATE deployments SET ended_utc = (SELECT n.began_utc FROM deployments n WHERE "
+            "n.station = deployments.station AND n.source = 'microphone' AND n.rowid > "
+            f"deployments.rowid ORDER BY n.rowid LIMIT 1) WHERE ended_utc IS NOT NULL AND {of_it}",
             (station,),
         )
 
@@ -338,10 +333,9 @@ class BootTable(Connection):
         """End of the microphone's rows from versions without runs; None if there are none."""
         last = self.rows(
             "SELECT max(t) FROM (SELECT max(strftime('%Y-%m-%dT%H:%M:%fZ', start_utc, audio_s || ' "
-            "seconds')) AS t"
-            " FROM recordings WHERE station = ? AND source = 'microphone' AND run IS NULL UNION ALL"
-            " SELECT max(end_utc) FROM gaps WHERE station = ? AND source = 'microphone' AND run IS "
-            "NULL)",
+            "seconds')) AS t FROM recordings WHERE station = ? AND source = 'microphone' AND run "
+            "IS NULL UNION ALL SELECT max(end_utc) FROM gaps WHERE station = ? AND source = "
+            "'microphone' AND run IS NULL)",
             (station, station),
         )[0][0]
         return None if last is None else moment_of(last)

@@ -74,9 +74,9 @@ class ClipTable(Connection):
             )
             self._db.execute("DELETE FROM clips_going WHERE path = ?", (clip.path,))
             self._db.execute(
-                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path,"
-                " start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = "
+                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET path = excluded.path, "
+                "start_utc = excluded.start_utc, seconds = excluded.seconds, bytes = "
                 "excluded.bytes",
                 (
                     clip.id,
@@ -95,9 +95,8 @@ class ClipTable(Connection):
         ):
             raise StoreError(f"{self.path}: the detections of this clip are not stored")
         self._db.execute(
-            "UPDATE clips SET kept = 1 WHERE id = ? AND EXISTS"
-            " (SELECT 1 FROM detections d JOIN reviews v ON v.detection = d.id WHERE d.clip = "
-            "clips.id)",
+            "UPDATE clips SET kept = 1 WHERE id = ? AND EXISTS (SELECT 1 FROM detections d JOIN "
+            "reviews v ON v.detection = d.id WHERE d.clip = clips.id)",
             (clip.id,),
         )
         if not protected:
@@ -137,9 +136,9 @@ class ClipTable(Connection):
         last = ""
         while True:
             piece = self._clips(
-                f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND {_SINCE} < ? AND"
-                f" ({_SINCE} > ? OR ({_SINCE} = ? AND c.id > ?)) AND {_SINCE} >= ? ORDER BY "
-                f"{_SINCE}, c.id LIMIT ?",
+                f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND {_SINCE} < ? AND ({_SINCE} > "
+                f"? OR ({_SINCE} = ? AND c.id > ?)) AND {_SINCE} >= ? ORDER BY {_SINCE}, c.id "
+                "LIMIT ?",
                 (before, since, since, last, since, _PIECE),
             )
             yield from piece
@@ -195,8 +194,8 @@ class ClipTable(Connection):
     def unused(self, limit: int) -> list[StoredClip]:
         """Clips without a detection (their recording was analysed again) that nobody has kept."""
         return self._clips(
-            f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND NOT EXISTS"
-            f" (SELECT 1 FROM detections d WHERE d.clip = c.id) ORDER BY {_SINCE}, c.id LIMIT ?",
+            f"SELECT {_COLUMNS} FROM clips c WHERE c.kept = 0 AND NOT EXISTS (SELECT 1 FROM "
+            f"detections d WHERE d.clip = c.id) ORDER BY {_SINCE}, c.id LIMIT ?",
             (limit,),
         )
 

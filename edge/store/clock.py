@@ -81,12 +81,11 @@ class ClockTable(BootTable):
         ):
             steps.setdefault(boot, []).append(seconds)
         rows = self.rows(
-            "SELECT r.boot, r.clock_state, min(r.start_utc), max(r.start_utc), count(*),"
-            " (SELECT count(*) FROM detections d JOIN recordings x ON x.id = d.recording"
-            "  WHERE x.boot = r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s),"
-            " coalesce((SELECT known FROM boots b WHERE b.boot = r.boot ORDER BY number DESC LIMIT "
-            "1), r.clock_state)"
-            " FROM recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY "
+            "SELECT r.boot, r.clock_state, min(r.start_utc), max(r.start_utc), count(*), (SELECT "
+            "count(*) FROM detections d JOIN recordings x ON x.id = d.recording  WHERE x.boot = "
+            "r.boot AND x.clock_state = r.clock_state), max(r.clock_fix_s), coalesce((SELECT known "
+            "FROM boots b WHERE b.boot = r.boot ORDER BY number DESC LIMIT 1), r.clock_state) FROM "
+            "recordings r WHERE r.boot IS NOT NULL GROUP BY r.boot, r.clock_state ORDER BY "
             "min(r.rowid)"
         )
         rows += [
@@ -101,10 +100,9 @@ class ClockTable(BootTable):
                 known,
             )
             for boot, known, offset_ms, began_s in self.rows(
-                "SELECT boot, known, offset_ms, began_s FROM boots b WHERE number ="
-                " (SELECT max(number) FROM boots WHERE boot = b.boot)"
-                " AND boot NOT IN (SELECT boot FROM recordings WHERE boot IS NOT NULL) ORDER BY "
-                "number"
+                "SELECT boot, known, offset_ms, began_s FROM boots b WHERE number = (SELECT "
+                "max(number) FROM boots WHERE boot = b.boot) AND boot NOT IN (SELECT boot FROM "
+                "recordings WHERE boot IS NOT NULL) ORDER BY number"
             )
         ]
         return [
@@ -143,8 +141,8 @@ class ClockTable(BootTable):
             self._check_boot(boot, clock_state)
             moved = self._fix_old(boot, timedelta(seconds=seconds), clock_state, zone)
             runs = self.rows(
-                "SELECT station, run, source, began_s, offset_ms FROM boots"
-                " WHERE boot = ? AND (? IS NULL OR known = ?)",
+                "SELECT station, run, source, began_s, offset_ms FROM boots WHERE boot = ? AND (? "
+                "IS NULL OR known = ?)",
                 (boot, clock_state, clock_state),
             )
             told: list[str] = []

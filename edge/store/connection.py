@@ -167,7 +167,7 @@ class Connection:
             what = f"left without {self.path.name}-wal or -shm" if self.is_same_file() else what
             raise GoneError(
                 f"{self.path}: was {what} while it was open; the file that has its name now is "
-                f"opened next time"
+                "opened next time"
             )
 
     def leave(self) -> None:
@@ -182,7 +182,7 @@ class Connection:
         if busy and self.is_same_file():
             raise GoneError(
                 f"{self.path}: its log was deleted, and another program prevents it from being "
-                f"written back"
+                "written back"
             )
         with self._errors():
             for suffix, ours in self._logs.items():

@@ -18,21 +18,19 @@ def of_day(record: Connection, station: str, day: date) -> tuple[float, float, i
     span = (station, low, high, day.isoformat())
     analysed = record.rows(
         "SELECT coalesce(sum(e.analysed_s), 0) FROM effort e JOIN recordings r ON r.id = "
-        "e.recording"
-        " WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ?"
-        f" AND {at_the_place('date', 'e.hour_utc', 'e')} = ?",
+        "e.recording WHERE r.station = ? AND e.hour_utc >= ? AND e.hour_utc < ? AND "
+        f"{at_the_place('date', 'e.hour_utc', 'e')} = ?",
         span,
     )
     detections = record.rows(
-        "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording"
-        " WHERE r.station = ? AND d.start_utc >= ? AND d.start_utc < ?"
-        f" AND {at_the_place('date', 'd.start_utc', 'd')} = ?",
+        "SELECT count(*) FROM detections d JOIN recordings r ON r.id = d.recording WHERE "
+        "r.station = ? AND d.start_utc >= ? AND d.start_utc < ? AND "
+        f"{at_the_place('date', 'd.start_utc', 'd')} = ?",
         span,
     )
     gaps = record.rows(
-        "SELECT start_utc, seconds, utc_offset_minutes FROM gaps"
-        " WHERE station = ? AND end_utc > ? AND start_utc < ? AND reason NOT IN ('off', "
-        "'schedule', 'triggered')",
+        "SELECT start_utc, seconds, utc_offset_minutes FROM gaps WHERE station = ? AND end_utc > ? "
+        "AND start_utc < ? AND reason NOT IN ('off', 'schedule', 'triggered')",
         span[:3],
     )
     parts = (

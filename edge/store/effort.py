@@ -28,8 +28,8 @@ def recount_effort(db: Database, recording: str, start_utc: str, local: LocalClo
         for part in local.hours(at, analysed_s):
             db.execute(
                 "INSERT INTO effort (recording, hour_utc, shed, analysed_s, utc_offset_minutes) "
-                "VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET analysed_s = analysed_s + excluded.analysed_s",
+                "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET analysed_s = analysed_s + "
+                "excluded.analysed_s",
                 (recording, utc_text(part.since), shed, part.seconds, part.utc_offset_minutes),
             )
         at += timedelta(seconds=analysed_s)

@@ -85,10 +85,9 @@ class Files(Attempts):
         """The finished analysis of this file in this state under the same bundle and settings, or
         None."""
         rows = self.rows(
-            f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording"
-            " WHERE f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns "
-            "= ?"
-            " AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
+            f"SELECT {_FINISHED} FROM files f JOIN recordings r ON r.id = f.recording WHERE "
+            "f.station = ? AND f.path = ? AND f.bytes = ? AND f.mtime_ns = ? AND f.ctime_ns = ? "
+            "AND f.sample = ? AND r.analysis = ? AND r.state <> 'started'",
             (station, path, file.bytes, file.mtime_ns, file.ctime_ns, file.sample, analysis),
         )
         return EarlierAnalysis(*rows[0]) if rows else None
@@ -104,8 +103,8 @@ class Files(Attempts):
     def counted_in(self, recording_id: str) -> EarlierAnalysis | None:
         """The finished analysis of the recording that contains all sound of this one, or None."""
         rows = self.rows(
-            f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started'"
-            " AND r.id = (SELECT grown_into FROM recordings WHERE id = ? AND state = 'refused')",
+            f"SELECT {_FINISHED} FROM recordings r WHERE r.state <> 'started' AND r.id = (SELECT "
+            "grown_into FROM recordings WHERE id = ? AND state = 'refused')",
             (recording_id,),
         )
         return EarlierAnalysis(*rows[0]) if rows else None
@@ -133,9 +132,8 @@ class Files(Attempts):
         name = _name(path)
         rows = self.rows(
             "SELECT path, recording, bytes, mtime_ns, ctime_ns, sample, body_end, body_sum FROM "
-            "files"
-            " WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ? AND "
-            "body_end > 0",
+            "files WHERE station = ? AND (name = ? OR name > ? AND name < ?) AND recording <> ? "
+            "AND body_end > 0",
             (station, name, f"{name}.", f"{name}/", recording_id),  # "/" follows "."
         )
         return [
@@ -151,10 +149,9 @@ class Files(Attempts):
         at the same moment, sums and length of its sound."""
         rows = self.rows(
             "SELECT f.path, r.id, r.start_utc = (SELECT start_utc FROM recordings WHERE id = ?), "
-            "r.sound, r.audio_s"
-            " FROM files f JOIN recordings r ON r.id = f.recording"
-            " WHERE f.station = ? AND f.name = ? AND r.id <> ? AND r.state = 'analysed' AND "
-            "r.sound IS NOT NULL",
+            "r.sound, r.audio_s FROM files f JOIN recordings r ON r.id = f.recording WHERE "
+            "f.station = ? AND f.name = ? AND r.id <> ? AND r.state = 'analysed' AND r.sound IS "
+            "NOT NULL",
             (recording_id, station, _name(path), recording_id),
         )
         return [
@@ -169,8 +166,8 @@ class Files(Attempts):
         began at the same moment, and the file or its analysis was cut short. Complete recordings
         are left out, as another recorder may have used the name."""
         earlier = self._db.execute(
-            "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> ?"
-            " AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
+            "SELECT id FROM recordings WHERE station = ? AND path = ? AND start_utc = ? AND id <> "
+            "? AND (state = 'started' OR (state = 'analysed' AND reason IS NOT NULL))",
             (station, recording.path, utc_text(recording.start), recording.id),
         ).fetchall()
         return [other for (other,) in earlier if other not in grown]
@@ -178,10 +175,8 @@ class Files(Attempts):
     def _note_file(self, station: str, path: str, file: FileState, recording_id: str) -> None:
         """Note that this file in this state is this recording. Call it inside a transaction."""
         self._db.execute(
-            "INSERT OR REPLACE INTO files"
-            " (station, path, recording, name, bytes, mtime_ns, ctime_ns, sample, body_end, "
-            "body_sum)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO files (station, path, recording, name, bytes, mtime_ns, "
+            "ctime_ns, sample, body_end, body_sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (station, path, recording_id, _name(path), *astuple(file)),
         )
 

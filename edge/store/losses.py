@@ -45,9 +45,8 @@ class LossTable(BootTable):
                 self._add_gap_rows(run.station, self._lost_gaps(run))
             self._db.execute(
                 "UPDATE recordings SET analysis = '' WHERE source <> 'microphone' AND state = "
-                "'analysed' AND audio_s >"
-                " (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE recording = "
-                "recordings.id) + ?",
+                "'analysed' AND audio_s > (SELECT coalesce(sum(analysed_s), 0) FROM effort WHERE "
+                "recording = recordings.id) + ?",
                 (_LOST_S_MIN,),
             )
 

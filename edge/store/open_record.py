@@ -222,16 +222,16 @@ def _advice(path: Path, error: StoreError) -> str:
         return f"it is not a file; move {path.name} away, and the station begins a new record"
     if "another program's database" in text or "no such table" in text or "no such column" in text:
         return (
-            f"move {path.name} away, and the station begins a new record; the file itself "
-            f"is not changed"
+            f"move {path.name} away, and the station begins a new record; the file itself is not "
+            "changed"
         )
     code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF
     if code == _FULL or getattr(cause, "errno", None) == errno.ENOSPC:
         return "make room on the disk"
     if isinstance(error, DamagedError):
         return (
-            "the station repairs it and keeps all readable rows; check whether the disk is "
-            "wearing out"
+            "the station repairs it and keeps all readable rows; check whether the disk is wearing "
+            "out"
         )
     if isinstance(error, GoneError):
         return (

@@ -71,10 +71,8 @@ class OutboxTable(Connection):
             )
             for seq, topic, payload, created, *times in self.rows(
                 "SELECT o.seq, o.topic, o.payload, o.created_utc, d.start_utc, d.end_utc, "
-                "d.utc_offset_minutes"
-                " FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE o.state = 'waiting' "
-                "AND o.seq > ?"
-                " ORDER BY o.seq LIMIT ?",
+                "d.utc_offset_minutes FROM outbox o LEFT JOIN detections d ON d.id = o.id WHERE "
+                "o.state = 'waiting' AND o.seq > ? ORDER BY o.seq LIMIT ?",
                 (after, limit),
             )
         ]
@@ -84,8 +82,8 @@ class OutboxTable(Connection):
         the sum of the others."""
         counted = {"created": 0, "sent": 0, "dropped": 0, "dead": 0}
         rows = self.rows(  # one statement sees one moment
-            "SELECT substr(name, 10), value FROM counters WHERE name LIKE 'messages %'"
-            " UNION ALL SELECT 'waiting', count(*) FROM outbox WHERE state = 'waiting'"
+            "SELECT substr(name, 10), value FROM counters WHERE name LIKE 'messages %' UNION ALL "
+            "SELECT 'waiting', count(*) FROM outbox WHERE state = 'waiting'"
         )
         return counted | {str(name): int(value) for name, value in rows}
 
@@ -129,9 +127,8 @@ class OutboxTable(Connection):
         with self._transaction():
             dropped = self._db.execute(
                 "UPDATE outbox SET state = 'dropped', payload = '', reason = 'too many waited' "
-                "WHERE seq IN"
-                " (SELECT seq FROM outbox WHERE state = 'waiting' AND seq > ? ORDER BY seq LIMIT "
-                "?)",
+                "WHERE seq IN (SELECT seq FROM outbox WHERE state = 'waiting' AND seq > ? ORDER BY "
+                "seq LIMIT ?)",
                 (after, too_many),
             ).rowcount
             self._count("messages dropped", dropped)

@@ -143,8 +143,7 @@ class Store(Files, LossTable):
         self._forget_time(recording_id)
         self._db.execute(  # `analysis` is emptied, so that it is analysed again if it comes back
             "UPDATE recordings SET state = 'refused', reason = 'the file was changed', analysis = "
-            "'',"
-            " audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
+            "'', audio_s = NULL, windows = NULL, finished_utc = ?, grown_into = ? WHERE id = ?",
             (now_text(), grown_into, recording_id),
         )
 
@@ -157,15 +156,14 @@ class Store(Files, LossTable):
         )
         self._count("messages created", -dropped.rowcount)  # never sent, so they do not count
         self._db.execute(
-            "UPDATE clips SET kept = 1 WHERE id IN"
-            " (SELECT d.clip FROM detections d JOIN reviews v ON v.detection = d.id WHERE "
-            "d.recording = ?)",
+            "UPDATE clips SET kept = 1 WHERE id IN (SELECT d.clip FROM detections d JOIN reviews v "
+            "ON v.detection = d.id WHERE d.recording = ?)",
             (recording_id,),
         )
         self._db.execute(  # in a repaired database these columns may be empty
-            "UPDATE reviews SET (recording, species, start_utc, offset_s) ="
-            " (SELECT recording, species, start_utc, offset_s FROM detections WHERE id = detection)"
-            f" WHERE recording IS NULL AND detection IN {of_it}",
+            "UPDATE reviews SET (recording, species, start_utc, offset_s) = (SELECT recording, "
+            "species, start_utc, offset_s FROM detections WHERE id = detection) WHERE recording "
+            f"IS NULL AND detection IN {of_it}",
             (recording_id,),
         )
         self._db.execute("DELETE FROM detections WHERE recording = ?", (recording_id,))
@@ -212,8 +210,8 @@ class Store(Files, LossTable):
         created = now_text()
         # OR IGNORE would use up a seq, and a subscriber would believe that a message is missing
         self._db.conn.executemany(
-            "INSERT INTO outbox (id, topic, payload, created_utc)"
-            " SELECT ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM outbox WHERE id = ?)",
+            "INSERT INTO outbox (id, topic, payload, created_utc) SELECT ?, ?, ?, ? WHERE NOT "
+            "EXISTS (SELECT 1 FROM outbox WHERE id = ?)",
             [(m.id, m.topic, m.payload, created, m.id) for m in messages],
         )
         self._count("messages created", self._db.conn.total_changes - before)
@@ -245,7 +243,7 @@ class Store(Files, LossTable):
         if recording.source == "microphone":
             last = self._db.execute(
                 f"SELECT id, latitude, longitude FROM deployments WHERE {row_of} AND ended_utc IS "
-                f"NULL",
+                "NULL",
                 of_source,
             ).fetchone()
             if last and last[1:] == where:
@@ -261,10 +259,8 @@ class Store(Files, LossTable):
             ended = began
         self._db.execute(
             "INSERT INTO deployments (id, station, source, latitude, longitude, began_utc, "
-            "ended_utc)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-            " began_utc = min(began_utc, excluded.began_utc), ended_utc = max(ended_utc, "
-            "excluded.ended_utc)",
+            "ended_utc) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET began_utc = "
+            "min(began_utc, excluded.began_utc), ended_utc = max(ended_utc, excluded.ended_utc)",
             (deployment, *of_source, *where, began, ended),
         )
         return deployment
@@ -286,17 +282,15 @@ class Store(Files, LossTable):
             self._supersede(recording_id, within)
             self._db.execute(
                 "UPDATE recordings SET state = 'analysed', audio_s = ?, windows = ?, reason = ?, "
-                "note = ?,"
-                " sound = ?, finished_utc = ? WHERE id = ?",
+                "note = ?, sound = ?, finished_utc = ? WHERE id = ?",
                 (audio_s, windows, reason, note, sound or None, now_text(), recording_id),
             )
             self._db.execute(
-                "UPDATE deployments SET ended_utc ="
-                " max(ended_utc, (SELECT strftime('%Y-%m-%dT%H:%M:%fZ', r.start_utc, (? + (SELECT"
-                " coalesce(sum(seconds), 0) FROM gaps WHERE recording = r.id)) || ' seconds') FROM "
-                "recordings r"
-                " WHERE r.id = ?)) WHERE ended_utc IS NOT NULL"
-                " AND id = (SELECT deployment FROM recordings WHERE id = ?)",
+                "UPDATE deployments SET ended_utc = max(ended_utc, (SELECT "
+                "strftime('%Y-%m-%dT%H:%M:%fZ', r.start_utc, (? + (SELECT coalesce(sum(seconds), "
+                "0) FROM gaps WHERE recording = r.id)) || ' seconds') FROM recordings r WHERE r.id "
+                "= ?)) WHERE ended_utc IS NOT NULL AND id = (SELECT deployment FROM recordings "
+                "WHERE id = ?)",
                 (audio_s, recording_id, recording_id),
             )
 
@@ -339,8 +333,7 @@ class Store(Files, LossTable):
         one is enough."""
         earlier = (
             "SELECT id FROM recordings WHERE station = ? AND path = ? AND id <> ? AND state = "
-            "'refused'"
-            " AND start_utc IS NULL AND sha256 IS NULL"
+            "'refused' AND start_utc IS NULL AND sha256 IS NULL"
         )
         same = (station, path, recording_id)
         self._db.execute(
@@ -349,7 +342,7 @@ class Store(Files, LossTable):
         )
         self._db.execute(
             f"DELETE FROM recordings WHERE id IN ({earlier}) AND id NOT IN (SELECT recording FROM "
-            f"files)",
+            "files)",
             same,
         )
 
@@ -367,9 +360,8 @@ class Store(Files, LossTable):
         its detection is deleted, and belongs to it again if the same detection comes back."""
         with self._transaction():
             self._db.execute(
-                "INSERT OR REPLACE INTO reviews"
-                " SELECT id, ?, ?, ?, ?, ?, recording, species, start_utc, offset_s FROM "
-                "detections WHERE id = ?",
+                "INSERT OR REPLACE INTO reviews SELECT id, ?, ?, ?, ?, ?, recording, species, "
+                "start_utc, offset_s FROM detections WHERE id = ?",
                 (reviewer, verdict, instead, note, now_text(), detection),
             )
             if keep:
@@ -384,8 +376,7 @@ class Store(Files, LossTable):
         has no such species."""
         rows = self.rows(
             "SELECT code FROM species WHERE lower(?) IN (lower(code), lower(scientific_name), "
-            "lower(common_name))"
-            " ORDER BY code LIMIT 1",
+            "lower(common_name)) ORDER BY code LIMIT 1",
             (text,),
         )
         return str(rows[0][0]) if rows else None

@@ -126,7 +126,7 @@ def _repair(path: Path, damage: str) -> SalvageSummary:
         missing = (needed - free + (1 << 20) - 1) >> 20
         raise DamagedError(
             f"{path}: damaged ({damage}), and to repair it {missing} MB more are needed on its "
-            f"disk; make room"
+            "disk; make room"
         ) from OSError(errno.ENOSPC, "no room")
     when = stamp()
     partial = beside(path, _PARTIAL + when)
@@ -277,7 +277,7 @@ def _keep_numbers(old: sqlite3.Connection, new: Connection) -> None:
             for name, seq in given:
                 db.execute("DELETE FROM sqlite_sequence WHERE name = ? AND seq < ?", (name, seq))
                 db.execute(
-                    "INSERT INTO sqlite_sequence (name, seq) SELECT ?, ? WHERE NOT EXISTS"
-                    " (SELECT 1 FROM sqlite_sequence WHERE name = ?)",
+                    "INSERT INTO sqlite_sequence (name, seq) SELECT ?, ? WHERE NOT EXISTS (SELECT "
+                    "1 FROM sqlite_sequence WHERE name = ?)",
                     (name, seq, name),
                 )

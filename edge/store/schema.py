@@ -172,8 +172,8 @@ def decided_by(db: Database) -> None:
     """Add the deciding networks of a window, bag or student; from here on `members` has null for a
     network that was not asked."""
     db.execute(
-        "ALTER TABLE detections ADD COLUMN decided_by TEXT NOT NULL DEFAULT 'bag'"
-        " CHECK (decided_by IN ('bag', 'student'))"
+        "ALTER TABLE detections ADD COLUMN decided_by TEXT NOT NULL DEFAULT 'bag' CHECK "
+        "(decided_by IN ('bag', 'student'))"
     )
 
 
@@ -187,8 +187,8 @@ def local_time(db: Database) -> None:
         db.execute(f"ALTER TABLE {table} ADD COLUMN utc_offset_minutes INTEGER")
     db.execute("CREATE INDEX effort_time ON effort (hour_utc)")
     others = db.execute(
-        "SELECT id, start_utc, utc_offset_minutes FROM recordings"
-        " WHERE utc_offset_minutes % 60 <> 0 AND start_utc IS NOT NULL"
+        "SELECT id, start_utc, utc_offset_minutes FROM recordings WHERE utc_offset_minutes % 60 <> "
+        "0 AND start_utc IS NOT NULL"
     ).fetchall()
     for recording, start, minutes in others:
         recount_effort(db, recording, start, LocalClock(None, minutes))
@@ -202,7 +202,7 @@ def at_the_place(function: str, moment: str, row: str) -> str:
     recording `r` is used."""
     return (
         f"{function}({moment}, coalesce({row}.utc_offset_minutes, r.utc_offset_minutes, 0) || ' "
-        f"minutes')"
+        "minutes')"
     )
 
 

@@ -81,17 +81,14 @@ def move_gap(db: Database, gap: str, start: datetime, local: LocalClock, moved: 
         if number == 0:
             db.execute(
                 "UPDATE gaps SET start_utc = ?, end_utc = ?, seconds = ?, utc_offset_minutes = ?, "
-                "clock_fix_s = ?,"
-                " boot_s = ? WHERE id = ?",
+                "clock_fix_s = ?, boot_s = ? WHERE id = ?",
                 (*new, gap),
             )
             continue
         db.execute(
             "INSERT INTO gaps (start_utc, end_utc, seconds, utc_offset_minutes, clock_fix_s, "
-            "boot_s, id, station,"
-            " source, recording, reason, detail, clock_state, boot, run)"
-            " SELECT ?, ?, ?, ?, ?, ?, ?, station, source, recording, reason, detail, clock_state, "
-            "boot, run"
-            " FROM gaps WHERE id = ?",
+            "boot_s, id, station, source, recording, reason, detail, clock_state, boot, run) "
+            "SELECT ?, ?, ?, ?, ?, ?, ?, station, source, recording, reason, detail, clock_state, "
+            "boot, run FROM gaps WHERE id = ?",
             (*new, stable_id(gap, begin, f"{fixed}"), gap),
         )

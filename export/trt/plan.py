@@ -132,7 +132,7 @@ def examine(root: Path = Path("/")) -> Machine:
     if free < _FREE_MIN:
         warnings.append(
             f"only {free / 1e9:.1f} GB are free: stop the desktop and other users of the GPU, or "
-            f"add swap"
+            "add swap"
         )
     return Machine(tuple(facts), device, None, tuple(warnings))
 
@@ -146,7 +146,7 @@ def plan_table(machine: Machine, steps: list[Step]) -> Table:
     workspace = ", ".join(map(str, WORKSPACE_MIB))
     caption = (
         f"tried with {workspace} MiB of workspace in turn; half precision that fails parity "
-        f"becomes fp32"
+        "becomes fp32"
     )
     table = Table(title=here, title_justify="left", caption=caption, caption_justify="left")
     for name in ("member", "precision", "MB of ONNX", "what"):

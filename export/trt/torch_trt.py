@@ -208,7 +208,7 @@ def imported() -> Iterator[Any]:
         except ImportError as error:
             raise EngineError(
                 f"torch-tensorrt is missing ({error}); pip install torch-tensorrt, or "
-                f"torch-tensorrt-rtx without a GPU"
+                "torch-tensorrt-rtx without a GPU"
             ) from None
         version = tuple(int(part) for part in module.__version__.split(".")[:2])
         if version < _VERSION_MIN:

@@ -172,9 +172,8 @@ def bench(console: Console, batch: int, int8: bool) -> None:
         def on(runtime: Runtime, precision: CpuPrecision) -> Callable[[], object]:
             bundle = _unsealed(Path(name), members)
             engine = open_cpu_engine(bundle, members, runtime, precision, 1, "replay")
-            return lambda: list(
-                callers.map(engine.scores, [some] * cores())
-            )  # as a replay does: a thread for each core
+            # as a replay does: a thread for each core
+            return lambda: list(callers.map(engine.scores, [some] * cores()))
 
         torchs = Bag(eager, batch)
         costs = {}
@@ -231,7 +230,7 @@ def _print(console: Console, torchs: Bag, costs: dict[str, Cost], title: str) ->
     eager_ms = statistics.median(torchs.cost() for _ in range(ROUNDS))
     console.print(
         f"torch, eager, float32: {eager_ms:.0f} ms a window, {HOP_S * 1000 / eager_ms:.0f} × real "
-        f"time"
+        "time"
     )
 
 

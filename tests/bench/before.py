@@ -141,9 +141,8 @@ def tree_of(revision: str) -> Iterator[tuple[Path, str]]:
 
 def _check_out(tree: Path, commit: str) -> None:
     """Whole and unchanged, also where an earlier try was killed."""
-    own = git(tree, "rev-parse", "--show-toplevel") == str(
-        tree.resolve()
-    )  # else git would find the project's
+    # else git would find the project's
+    own = git(tree, "rev-parse", "--show-toplevel") == str(tree.resolve())
     if own and git(tree, "reset", "--hard", "--quiet", commit) is not None:
         return
     shutil.rmtree(tree, ignore_errors=True)

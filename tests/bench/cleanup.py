@@ -78,7 +78,7 @@ def main() -> None:
             took.append(time.process_time() - at)
         print(
             f"{options.detections} detections: {min(took):.3f} to {max(took):.3f} s CPU for a "
-            f"clean-up"
+            "clean-up"
         )
 
 

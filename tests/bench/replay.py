@@ -30,8 +30,7 @@ from tests.bench.ratios import ROUNDS, Ratio, interleaved
 
 PEERS = (
     "CPU seconds per hour of 32-kHz Ogg, measured elsewhere on a machine of this kind: "
-    "BirdNET-Analyzer 84, the best "
-    "stock runner of its network 68, the leanest loop 36"
+    "BirdNET-Analyzer 84, the best stock runner of its network 68, the leanest loop 36"
 )
 STEPS = ("decode", "image", "engine", "store")
 _LOOK_EVERY_S = 0.02
@@ -117,7 +116,7 @@ def run(plan: Plan) -> Measured:
         config = state / "station.yaml"
         config.write_text(
             f"station: {{id: bench}}\nstate: {state}\nmembers: {plan.members}\nwindows: {{hop_s: "
-            f"5.0}}\n"
+            "5.0}\n"
         )
         command = [
             sys.executable,
@@ -168,7 +167,7 @@ def bench_replay(console: Console, todo: list[Plan]) -> None:
     """Print the table, and how constant cost and memory are."""
     title = (
         f"Replay with the shipped bundle, 32 kHz, hop 5 s, ONNX Runtime: medians of {ROUNDS} "
-        f"rounds in turn"
+        "rounds in turn"
     )
     table = Table(title=title, title_justify="left")
     names = (
@@ -215,10 +214,8 @@ def constancy(plan: Plan, runs: list[Measured], shorter: Plan, others: list[Meas
     )
     return (
         f"{plan.members}, {plan.jobs} jobs, {plan.hours} h against {shorter.hours} h: CPU-s per "
-        f"hour {cost}, "
-        f"{cost.verdict(CONSTANT_MAX)} than {CONSTANT_MAX}; peak memory {peak}, "
-        f"{peak.verdict(MEMORY_MAX)} than "
-        f"{MEMORY_MAX}"
+        f"hour {cost}, {cost.verdict(CONSTANT_MAX)} than {CONSTANT_MAX}; peak memory {peak}, "
+        f"{peak.verdict(MEMORY_MAX)} than {MEMORY_MAX}"
     )
 
 

@@ -109,8 +109,8 @@ def bench_second(console: Console, files: int) -> None:
             }
         )
     title = (
-        f"Second run over {files} files of {MINUTES} min, {size / 1e6:.0f} MB: medians of "
-        f"{ROUNDS} rounds in turn"
+        f"Second run over {files} files of {MINUTES} min, {size / 1e6:.0f} MB: medians of {ROUNDS} "
+        "rounds in turn"
     )
     console.print(title)
     start = np.median([[run.cpu_s, run.wall_s, run.read_bytes] for run in runs["one"]], axis=0)
@@ -120,8 +120,8 @@ def bench_second(console: Console, files: int) -> None:
         )
         console.print(
             f"{what}: {1000 * cpu_s / files:.2f} CPU-ms and {1000 * wall_s / files:.2f} ms a file "
-            f"beyond the start, "
-            f"{read / files / 1024:.0f} KiB of each read, {read / size:.1%} of its sound"
+            f"beyond the start, {read / files / 1024:.0f} KiB of each read, {read / size:.1%} of "
+            "its sound"
         )
     console.print(f"unchanged against one file: CPU {Ratio.of(costs['unchanged'], costs['one'])}")
     console.print(

@@ -40,9 +40,8 @@ class Tape:
 
     def __init__(self, _settings: object) -> None:
         to_full_hour_s = 3600 - time.time() % 3600
-        self.begun_s = self.at_s = (
-            time.monotonic() + to_full_hour_s - 30
-        )  # a stretch ends at each full hour
+        # a stretch ends at each full hour
+        self.begun_s = self.at_s = time.monotonic() + to_full_hour_s - 30
 
     def read(self, _timeout_s: float) -> Chunk | Gap | None:
         time.sleep(0.01)
@@ -93,10 +92,9 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
     """On a disk of its own; run in a child by the test."""
     config = outside / "station.yaml"
     config.write_text(
-        f"station: {{id: porch, timezone: {noon_zone()}}}\nbundle: {bundle}\nstate: {disk}\n"
-        f"health: {{interval_s: 1, folder: {outside}}}\n"
-        "clips: {seconds_max: 15, before_s: 0, after_s: 0}\nretention: {disk_share: 0.99, "
-        "hours_left: 0}\n"
+        f"station: {{id: porch, timezone: {noon_zone()}}}\nbundle: {bundle}\nstate: "
+        f"{disk}\nhealth: {{interval_s: 1, folder: {outside}}}\nclips: {{seconds_max: 15, "
+        "before_s: 0, after_s: 0}\nretention: {disk_share: 0.99, hours_left: 0}\n"
     )
     edge.daemon.station.Live = TapeLive  # type: ignore[misc]
     assert os.system(f"mount -o remount,ro {disk}") == 0
@@ -148,14 +146,13 @@ def body(disk: Path, bundle: Path, outside: Path) -> None:
     assert len(stretches) > 1, "each hour is a row of its own"
     for audio_s, analysed_s in stretches:
         assert audio_s == pytest.approx(analysed_s, abs=0.01), "no window was lost"
-    assert (
-        rows(database, "SELECT reason, seconds FROM gaps WHERE reason <> 'off'") == []
-    )  # the tape begins later
+    # the tape begins later
+    assert rows(database, "SELECT reason, seconds FROM gaps WHERE reason <> 'off'") == []
     for (path,) in rows(database, "SELECT c.path FROM detections d JOIN clips c ON c.id = d.clip"):
         assert (disk / "clips" / path).is_file()
     dangling = (
-        "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id "
-        "FROM clips)"
+        "SELECT count(*) FROM detections WHERE clip IS NOT NULL AND clip NOT IN (SELECT id FROM "
+        "clips)"
     )
     assert rows(database, dangling) == [(0,)]
     assert rows(database, "PRAGMA integrity_check") == [("ok",)]

@@ -145,12 +145,8 @@ def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
         assert check["found"]
         assert bool(check["advice"]) == (check["verdict"] != "ok"), check
         assert "\n" not in check["found"] + check["advice"]
-    of_the_machine = {
-        "clock",
-        "disk",
-        "runtime",
-        "state folder",
-    }  # these may differ from one machine to another
+    # these may differ from one machine to another
+    of_the_machine = {"clock", "disk", "runtime", "state folder"}
     assert {name for name, check in checks.items() if check["verdict"] != "ok"} <= of_the_machine
     assert checks["settings"]["figures"]["set"] == (
         "station.id, station.latitude, station.longitude, station.timezone, bundle, schedule, "
@@ -159,9 +155,8 @@ def test_a_fit_station(fit_yaml: Yaml, mosquitto: int) -> None:
     assert "until" in checks["schedule"]["found"]
     assert checks["bundle"]["figures"]["species"] == 3
     assert checks["runtime"]["figures"]["x_real_time"] > 0
-    assert (
-        "Low Tooter is the likeliest" in checks["place"]["found"]
-    )  # the test bundle's prior: low notes in the north
+    # the test bundle's prior: low notes in the north
+    assert "Low Tooter is the likeliest" in checks["place"]["found"]
     assert checks["broker"]["figures"]["protocol"] == "5"
     assert names_in(path.parent) == ["station.yaml"], "a check leaves nothing behind"
 
@@ -412,7 +407,7 @@ def test_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(
         f"1 0 8:1 / / rw,relatime shared:1 - ext4 /dev/sda rw\n2 1 8:2 / {card} rw - vfat /dev/sdb "
-        f"rw\n"
+        "rw\n"
     )
     assert file_system(tmp_path, mounts) == "ext4"
     assert file_system(tmp_path / "my card", mounts) == "vfat"
@@ -438,15 +433,15 @@ def test_days_left_follow_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
         began = utc_text(now - timedelta(days=20))
         db.execute("INSERT INTO bundles VALUES ('b', '{}', ?)", (began,))
         db.execute(
-            "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, analysis)"
-            " VALUES ('r', 's', 'p', 0, 0, 'analysed', 'a')"
+            "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, analysis) VALUES "
+            "('r', 's', 'p', 0, 0, 'analysed', 'a')"
         )
         for n, age in enumerate((1, 3, 15)):  # of these two are of the last week
             created = utc_text(now - timedelta(days=age))
             row = (f"c{n}", f"{n}.flac", "r", began, 1.0, 700_000_000_000, created)
             db.execute(
-                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
         db.commit()
@@ -622,9 +617,8 @@ def test_what_the_microphone_gives(sound: NDArray[np.float32], verdict: str, adv
     assert advice in heard.advice
     assert heard.figures["offset"] == pytest.approx(sound.mean(), abs=1e-3)
     if verdict == "ok":
-        assert heard.figures["level_dbfs"] == pytest.approx(
-            -23.0, abs=0.1
-        )  # a sine of 0.1: -20 - 3
+        # a sine of 0.1: -20 - 3
+        assert heard.figures["level_dbfs"] == pytest.approx(-23.0, abs=0.1)
         assert heard.figures["peak_dbfs"] == pytest.approx(-20.0, abs=0.1)
     json.dumps(dict(heard.figures), allow_nan=False)
 
@@ -684,9 +678,8 @@ def test_the_rate_comes_from_the_arrivals() -> None:
     assert watch.rate_ppm() is None
     rng = np.random.default_rng(1)
     watch.rate_hz = 48_000
-    times = np.arange(200) * 0.05 + rng.uniform(
-        0, 0.01, 200
-    )  # blocks of 0.05 s at 0.3 % more than the nominal rate
+    # blocks of 0.05 s at 0.3 % more than the nominal rate
+    times = np.arange(200) * 0.05 + rng.uniform(0, 0.01, 200)
     watch.arrivals = [(float(at), 2407 if n % 5 else 2408) for n, at in enumerate(times)]
     ppm = watch.rate_ppm()
     assert ppm == pytest.approx(3_000, abs=500)

@@ -41,8 +41,7 @@ def table(tmp_path: Path, bundle_folder: Path) -> ClipTable:
             if n % 7 == 0:
                 table._db.execute(
                     "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc) VALUES "
-                    "(?, 'me', 'wrong',"
-                    " '', '2026-01-01')",
+                    "(?, 'me', 'wrong', '', '2026-01-01')",
                     (found[4 * n].id,),
                 )
     return table

@@ -147,10 +147,8 @@ def test_long_song_becomes_clips_that_each_hold_their_windows(
         clips = table.rows("SELECT start_utc, seconds FROM clips ORDER BY start_utc")
         assert table.rows("SELECT count(*) FROM detections WHERE clip IS NULL") == [(0,)]
     assert maker.saved == len(clips) == 6
-    assert clips[0] == (
-        "2019-05-21T23:30:00.250Z",
-        15.5,
-    )  # from the first sample on: 3 s less before
+    # from the first sample on: 3 s less before
+    assert clips[0] == ("2019-05-21T23:30:00.250Z", 15.5)
     assert all(seconds <= 20 for _, seconds in clips)
 
 
@@ -234,9 +232,8 @@ def stretches(draw: st.DrawFn) -> tuple[int, list[tuple[int, int, str, bool]]]:
     starts = list(range(0, total - WINDOW + 1, hop))
     if not starts or starts[-1] + WINDOW < total:
         starts.append(max(0, total - WINDOW))
-    dice = np.random.default_rng(
-        draw(st.integers(0, 2**32))
-    )  # long stretches come out richer than if drawn one by one
+    # long stretches come out richer than if drawn one by one
+    dice = np.random.default_rng(draw(st.integers(0, 2**32)))
     busy = draw(st.sampled_from([0.1, 0.4, 0.9]))
     kinds = [
         ("a" * (dice.random() < busy) + "s" * (dice.random() < 0.08), dice.random() < 0.05)
@@ -308,9 +305,8 @@ def test_every_detection_has_one_clip_or_a_reason(
     clips, _ = run_maker(config, total, windows, blocks)
     again, held = run_maker(config, total, windows, [RATE_HZ] * (total // RATE_HZ))
     assert clips == again
-    assert (
-        held <= seconds_max + before_s + 5 + 5 + 1
-    )  # … + the window that is not decided yet + a block
+    # … + the window that is not decided yet + a block
+    assert held <= seconds_max + before_s + 5 + 5 + 1
     spans = {}
     for clip, ids in clips:
         start = round((clip.start - START).total_seconds() * RATE_HZ)
@@ -378,8 +374,8 @@ def body_killed(state: Path, bundle_folder: Path) -> None:
 
 
 KILL_AFTER_RENAME = (
-    "import os, signal; real = os.replace; os.replace = lambda *a: (real(*a), "
-    "os.kill(os.getpid(), signal.SIGKILL))"
+    "import os, signal; real = os.replace; os.replace = lambda *a: (real(*a), os.kill(os.getpid(), "
+    "signal.SIGKILL))"
 )
 KILL_BEFORE_RENAME = (
     "import os, signal; os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)"

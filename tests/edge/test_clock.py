@@ -89,9 +89,8 @@ def test_small_steps_add_up_to_one() -> None:
 
 
 def test_a_process_that_is_stopped_between_two_clocks_sees_no_step() -> None:
-    pauses = iter(
-        [0.0, 0.0, 0.0, 20.0]
-    )  # three readings to anchor, then the first one of the check is interrupted
+    # three readings to anchor, then the first one of the check is interrupted
+    pauses = iter([0.0, 0.0, 0.0, 20.0])
     now = [0.0]
 
     def wall() -> float:

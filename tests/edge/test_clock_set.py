@@ -88,9 +88,8 @@ def told(config: Config) -> list[tuple[str, float, str]]:
     return rows(
         config,
         "SELECT start_utc, (SELECT round(sum(analysed_s), 3) FROM effort WHERE recording = r.id), "
-        "'heard'"
-        " FROM recordings r UNION ALL SELECT start_utc, round(seconds, 3), reason FROM gaps ORDER "
-        "BY 1",
+        "'heard' FROM recordings r UNION ALL SELECT start_utc, round(seconds, 3), reason FROM gaps "
+        "ORDER BY 1",
     )
 
 

@@ -43,8 +43,8 @@ def test_a_file_that_names_the_station_alone_is_the_defaults(tmp_path: Path) -> 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
-        "station: {id: a}\nbundle: models/a\nstate: /var/lib/birdstation\nmqtt: {host: h, "
-        "password_file: secret}",
+        "station: {id: a}\nbundle: models/a\nstate: /var/lib/birdstation\nmqtt: "
+        "{host: h, password_file: secret}",
     )
     assert config.bundle == tmp_path / "models" / "a"
     assert config.database == Path("/var/lib/birdstation/station.db")

@@ -61,10 +61,8 @@ CONTAINERS = {
     "mp3": Container("MP3", "MPEG_LAYER_III"),
 }
 LENGTH_UNKNOWN = ("vorbis", "opus")  # nothing in the file tells how long it was before it was cut
-IN_PACKETS = (
-    "wav adpcm",
-    "alac",
-)  # the last packet, of up to 0.13 s, is filled up, or cut off whole
+# the last packet, of up to 0.13 s, is filled up, or cut off whole
+IN_PACKETS = ("wav adpcm", "alac")
 PLAIN = [name for name, container in CONTAINERS.items() if container.length]
 ID3 = b"ID3\x04\0\0\0\0\x07\x68" + bytes(1_000)
 APE_SIZE = 40
@@ -260,10 +258,8 @@ def test_joined(
     assert found.warning is None
 
 
-SPLICED = [
-    *(name for name in PLAIN if name not in IN_PACKETS),
-    "flac",
-]  # where a beginning inside can be told
+# where a beginning inside can be told
+SPLICED = [*(name for name in PLAIN if name not in IN_PACKETS), "flac"]
 
 
 @pytest.mark.parametrize("name", SPLICED)

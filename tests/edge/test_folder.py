@@ -384,9 +384,8 @@ class Story:
 
 @settings(max_examples=150, deadline=None)
 @given(STEPS)
-@example(
-    [(act, "a.wav", "a.wav") for act in ("write", "poll", "wait 6", "poll", "write")]
-)  # as long as before
+# as long as before
+@example([(act, "a.wav", "a.wav") for act in ("write", "poll", "wait 6", "poll", "write")])
 def test_whatever_happens_each_content_that_stays_comes_exactly_once(
     steps: list[tuple[str, str, str]],
 ) -> None:

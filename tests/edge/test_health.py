@@ -66,8 +66,8 @@ WELL = Health(
 
 CARD = "microphone.rate_hz: 'x' delivers 2.0% more samples than at 48000 Hz, about 49000 per second"
 DETECTOR = (
-    "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to "
-    "1, found nan"
+    "privacy.detector: no score for 3 of the last 720 windows: expected a score from 0 to 1, found "
+    "nan"
 )
 NETWORKS = "the networks: no score for 3 of the last 720 windows: b0_fold1_seed2 gave no number"
 RULES: list[tuple[str, str, dict[str, Any], Facts]] = [
@@ -318,9 +318,8 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     write_health(WELL, tmp_path)
     code = (
         "import pathlib, sys; from edge.daemon.health import write_health; from "
-        "tests.edge.test_health import WELL\n"
-        "folder = pathlib.Path(sys.argv[1])\n"
-        "while not (folder / 'stop').exists(): assert write_health(WELL, folder) is None"
+        "tests.edge.test_health import WELL\nfolder = pathlib.Path(sys.argv[1])\nwhile not (folder "
+        "/ 'stop').exists(): assert write_health(WELL, folder) is None"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2]
@@ -347,9 +346,8 @@ def test_a_folder_that_cannot_be_written_is_said_not_raised(tmp_path: Path) -> N
         == f"{tmp_path / 'file' / 'run'}: health cannot be written: {os.strerror(errno.ENOTDIR)}"
     )
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / ".health.json.new").symlink_to(
-        "/dev/full"
-    )  # every write to it says that the disk is full
+    # every write to it says that the disk is full
+    (tmp_path / "full" / ".health.json.new").symlink_to("/dev/full")
     problem = write_health(WELL, tmp_path / "full")
     assert problem == f"{tmp_path / 'full'}: health cannot be written: {os.strerror(errno.ENOSPC)}"
     assert list((tmp_path / "full").iterdir()) == [], "what was begun is taken away"

@@ -92,9 +92,8 @@ class Desk:
         """Path, seconds of effort and detections of each recording that counts."""
         return self.rows(
             "SELECT r.path, (SELECT coalesce(round(sum(analysed_s), 3), 0) FROM effort WHERE "
-            "recording = r.id),"
-            " (SELECT count(*) FROM detections WHERE recording = r.id) FROM recordings r"
-            " WHERE r.state = 'analysed' ORDER BY r.path, r.rowid"
+            "recording = r.id), (SELECT count(*) FROM detections WHERE recording = r.id) FROM "
+            "recordings r WHERE r.state = 'analysed' ORDER BY r.path, r.rowid"
         )
 
     def twice(self) -> list[tuple[Any, ...]]:

@@ -25,9 +25,8 @@ DAMAGES = (  # of any row: which numbers there are depends on the moments of the
 
 @pytest.mark.parametrize("what", ["replay", "folder"])
 def test_killed_again_and_again_nothing_is_lost_or_twice(tmp_path: Path, what: What) -> None:
-    for seed in range(
-        3, 9
-    ):  # five kills may all come early or late: on another machine other seeds hit
+    # five kills may all come early or late: on another machine other seeds hit
+    for seed in range(3, 9):
         folder = tmp_path / f"seed{seed}"
         folder.mkdir()
         figures, wrong = same_after_kills(folder, what, rounds=5, seed=seed)

@@ -312,9 +312,8 @@ def test_outside_the_schedule_the_card_is_closed(
         scene.end_s = scene.at_s
         scene.sound(hiss(5))
         play(live, scene)
-    gaps = rows(
-        config, "SELECT seconds, reason FROM gaps ORDER BY start_utc"
-    )  # this card says nothing of its end
+    # this card says nothing of its end
+    gaps = rows(config, "SELECT seconds, reason FROM gaps ORDER BY start_utc")
     assert gaps == [(10.0, "off"), (pytest.approx(86_400 - 70, abs=1), "schedule")]
     assert accounted(config)[0] == pytest.approx(15)
 

@@ -205,8 +205,8 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
     ):
         db.execute(
             "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, "
-            "utc_offset_minutes, state, bundle,"
-            " analysis, audio_s) VALUES (?, 'porch', ?, 1, 2, ?, ?, 'analysed', 'b', 'a', 600.0)",
+            "utc_offset_minutes, state, bundle, analysis, audio_s) VALUES (?, 'porch', ?, 1, 2, ?, "
+            "?, 'analysed', 'b', 'a', 600.0)",
             (recording, recording, start, minutes),
         )
     for number, (recording, start) in enumerate(
@@ -219,9 +219,8 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
     ):
         db.execute(
             "INSERT INTO detections (id, recording, bundle, species, start_utc, end_utc, offset_s, "
-            "score, acoustic,"
-            " threshold, rule, member_low, member_high)"
-            " VALUES (?, ?, 'b', 'x', ?, '', 0, 0.9, 0.9, 0.5, 'bundle', 0, 1)",
+            "score, acoustic, threshold, rule, member_low, member_high) VALUES (?, ?, 'b', 'x', ?, "
+            "'', 0, 0.9, 0.9, 0.5, 'bundle', 0, 1)",
             (f"d{number}", recording, f"2024-05-11T{start}.000Z"),
         )
     db.execute("INSERT INTO effort VALUES ('kolkata', '2024-05-11T18:00:00.000Z', 0, 400.0)")
@@ -229,8 +228,8 @@ def test_a_record_of_the_version_before_keeps_its_rows(tmp_path: Path) -> None:
     db.execute("INSERT INTO effort VALUES ('paris', '2024-05-11T21:00:00.000Z', 0, 300.0)")
     db.execute("INSERT INTO effort VALUES ('paris', '2024-05-11T22:00:00.000Z', 0, 300.0)")
     db.execute(
-        "INSERT INTO gaps VALUES ('g', 'porch', 'replay', 'kolkata', '2024-05-11T18:29:00.000Z',"
-        " '2024-05-11T18:31:00.000Z', 120.0, 'damaged', '', 330, 'recorder', NULL, 0)"
+        "INSERT INTO gaps VALUES ('g', 'porch', 'replay', 'kolkata', '2024-05-11T18:29:00.000Z', "
+        "'2024-05-11T18:31:00.000Z', 120.0, 'damaged', '', 330, 'recorder', NULL, 0)"
     )
     db.conn.commit()
     db.close()

@@ -90,8 +90,7 @@ class Run:
 
 TOLD = (
     "SELECT boot_s, (SELECT sum(analysed_s) FROM effort WHERE recording = r.id) AS s, 'heard' FROM "
-    "recordings r"
-    " WHERE s IS NOT NULL UNION ALL SELECT boot_s, seconds, reason FROM gaps ORDER BY 1"
+    "recordings r WHERE s IS NOT NULL UNION ALL SELECT boot_s, seconds, reason FROM gaps ORDER BY 1"
 )
 
 

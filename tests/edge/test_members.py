@@ -385,14 +385,14 @@ def test_rows_of_the_version_before_were_decided_by_the_bag(tmp_path: Path) -> N
     )
     db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
     db.execute(
-        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, bundle, analysis)"
-        " VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
+        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, bundle, analysis) "
+        "VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
     )
     for name, scored, shed in (("whole", [0.8, 0.7, 0.9], 0), ("few", [0.8, 0.9], 2)):
         db.execute(
             "INSERT INTO detections VALUES (?, 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', "
-            "'2019-06-01T05:30:05.000Z',"
-            " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, ?, '[]', ?, NULL)",
+            "'2019-06-01T05:30:05.000Z', 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, ?, "
+            "'[]', ?, NULL)",
             (name, json.dumps(scored), shed),
         )
     db.conn.commit()

@@ -65,9 +65,8 @@ def alsa(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     def write(text: str) -> None:
         other = tmp_path / "other"
         other.write_text(text)
-        other.rename(
-            own
-        )  # ALSA sees that it is another file; a change within the same second it does not
+        # ALSA sees that it is another file; a change within the same second it does not
+        other.rename(own)
 
     yield write
     monkeypatch.undo()

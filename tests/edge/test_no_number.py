@@ -67,8 +67,8 @@ def test_the_other_members_decide(
     assert np.isnan(found.members[0, -1, 1])
     assert (found.acoustic[-1] > 0).all()
     trouble = (
-        f"the networks: no score for 1 of the last {len(inputs)} windows: {networks[0].name} "
-        f"gave no number"
+        f"the networks: no score for 1 of the last {len(inputs)} windows: {networks[0].name} gave "
+        "no number"
     )
     assert (recognizer.trouble or "").startswith(trouble)
     assert [r.getMessage().startswith(trouble) for r in caplog.records] == [True]

@@ -320,9 +320,8 @@ def test_more_packets_than_anybody_asked_for_end_the_connection(
 def test_a_retained_topic_at_which_connections_break_is_left_out(
     database: Path, bundle_folder: Path, monkeypatch: pytest.MonkeyPatch, fatal: str
 ) -> None:
-    monkeypatch.setattr(
-        thread, "_PROVEN_S", 1.0
-    )  # until which another station of the same id is blamed
+    # until which another station of the same id is blamed
+    monkeypatch.setattr(thread, "_PROVEN_S", 1.0)
 
     def act(_broker: OddBroker, packet: Packet) -> bool:
         if packet.kind == PUBLISH and packet.topic == fatal and packet.payload:

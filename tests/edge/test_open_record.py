@@ -324,10 +324,8 @@ def spoil(database: Path, *names: str) -> None:
         for name in names:
             file.seek((roots[name] - 1) * size)
             file.write(b"\xa5" * size)
-    with (
-        closing(sqlite3.connect(database)) as db,
-        db,
-    ):  # SQLite reads pages again when another has written
+    # SQLite reads pages again when another has written
+    with closing(sqlite3.connect(database)) as db, db:
         db.execute("INSERT OR REPLACE INTO counters VALUES ('another', abs(random()))")
 
 

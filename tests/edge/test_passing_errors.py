@@ -289,8 +289,8 @@ def test_a_row_is_of_one_content(
     assert file_sha256(path) in {sha256 for sha256, _ in found}
     for sha256, id_ in found:
         of_it = (
-            f"SELECT species, offset_s, score FROM detections WHERE recording = '{id_}' ORDER "
-            f"BY 2, 1"
+            f"SELECT species, offset_s, score FROM detections WHERE recording = '{id_}' ORDER BY "
+            "2, 1"
         )
         assert rows(config, of_it) == heard[sha256]
     gone = "SELECT id FROM recordings WHERE state <> 'analysed'"

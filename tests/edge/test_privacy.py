@@ -280,11 +280,8 @@ def test_in_a_cascade_the_bag_hears_whether_people_speak(
     bundle = read_bundle(student_bundle)
     cascade = Recognizer(bundle, members="cascade")
     scores = np.full((3, len(bundle.taxonomy)), 0.001, np.float32)
-    scores[:, bundle.taxonomy.index("higtoo")] = (
-        0.03,
-        0.001,
-        0.2,
-    )  # near 0.02, far below, far above
+    # near 0.02, far below, far above
+    scores[:, bundle.taxonomy.index("higtoo")] = (0.03, 0.001, 0.2)
 
     def opened(*lines: str) -> list[bool]:
         config = load_config(

@@ -60,9 +60,8 @@ def write(path: Path, sound: Sound, rate_hz: int, codec: str = "wav", **options:
     with soundfile.SoundFile(
         path, "w", rate_hz, sound.shape[1], subtype=subtype, format=kind, **options
     ) as file:
-        for at in range(
-            0, len(sound), rate_hz
-        ):  # libsndfile's Vorbis writer dies of one large write
+        # libsndfile's Vorbis writer dies of one large write
+        for at in range(0, len(sound), rate_hz):
             file.write(sound[at : at + rate_hz])
     return path
 

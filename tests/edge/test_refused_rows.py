@@ -113,8 +113,8 @@ def test_a_row_that_others_refer_to_is_entered_anew(
 def refuse(table: str, when: str = "1") -> str:
     """A rule of somebody's own."""
     return (
-        f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN {when} BEGIN SELECT "
-        f"raise(ABORT, 'not here'); END"
+        f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} WHEN {when} BEGIN SELECT raise(ABORT, "
+        "'not here'); END"
     )
 
 

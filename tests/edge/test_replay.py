@@ -353,8 +353,8 @@ def test_the_station_starts_without_the_trainers_libraries(
     )
     path = write_sound(tmp_path / "a_20190601_053000.wav", note("midtoo", 10))
     program = (
-        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ "
-        f"import app\napp()\n"
+        f"import sys\nfor name in {blocked!r}: sys.modules[name] = None\nfrom edge.__main__ import "
+        "app\napp()\n"
     )
     command = [
         sys.executable,

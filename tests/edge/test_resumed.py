@@ -231,8 +231,7 @@ def test_left_under_one_name_and_met_under_another(
         assert store.rows("SELECT start_utc, time_source, path FROM recordings") == [(*start, path)]
         times = store.rows(
             "SELECT round(86400 * (julianday(d.start_utc) - julianday(r.start_utc)) - d.offset_s, "
-            "2)"
-            " FROM detections d JOIN recordings r ON r.id = d.recording"
+            "2) FROM detections d JOIN recordings r ON r.id = d.recording"
         )
         assert times
         assert {abs(off_s) for (off_s,) in times} == {0.0}

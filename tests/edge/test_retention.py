@@ -100,8 +100,8 @@ def protect(state: Path, kept: str, reviewed: str) -> None:
     with ClipTable(state / "station.db") as table, table._transaction():
         table._db.execute("UPDATE clips SET kept = 1 WHERE id = ?", (kept,))
         table._db.execute(
-            "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc)"
-            " SELECT id, 'me', 'wrong', '', '2026-01-01' FROM detections WHERE clip = ?",
+            "INSERT INTO reviews (detection, reviewer, verdict, note, reviewed_utc) SELECT id, "
+            "'me', 'wrong', '', '2026-01-01' FROM detections WHERE clip = ?",
             (reviewed,),
         )
 
@@ -187,9 +187,8 @@ def test_it_looks_ahead_at_the_rate_of_the_last_day(tmp_path: Path, bundle_folde
         tmp_path, bundle_folder, [9, 8, 7, 6, 5, 4, 3, 10 / 24, 9 / 24, 8 / 24, 7 / 24], size=1 * MB
     )
     settings = RetentionSettings(disk_share=0.9, per_species=0, hours_left=24)
-    done = tidy(
-        tmp_path, settings, DiskBytes(200 * MB, 28 * MB)
-    )  # 8 MB until it is as full as it may be
+    # 8 MB until it is as full as it may be
+    done = tidy(tmp_path, settings, DiskBytes(200 * MB, 28 * MB))
     assert done.hours_left == pytest.approx(20.0, abs=0.1)
     assert done.removed == {"disk": 2}
     # Where a whole day does not fit, half of the space stays for clips.
@@ -298,10 +297,8 @@ def body_no_byte_free(disk: Path, bundle_folder: Path) -> None:
     assert Reserve(disk).make()
     fill_up(disk)
     assert os.statvfs(disk).f_bavail == 0
-    with (
-        pytest.raises(StoreError),
-        ClipTable(disk / "station.db") as table,
-    ):  # what it is like without the reserve
+    # what it is like without the reserve
+    with pytest.raises(StoreError), ClipTable(disk / "station.db") as table:
         table.forget([f"lowtoo{n}" for n in range(38)])
     assert Reserve(disk).give_up_if_full()
     done = tidy(disk, RetentionSettings(per_species=20, disk_share=0.5, hours_left=0), disk=None)
@@ -314,9 +311,8 @@ def body_no_byte_free(disk: Path, bundle_folder: Path) -> None:
     fill_up(disk)
     Reserve(disk).give_up_if_full()
     done = tidy(disk, RetentionSettings(per_species=20, disk_share=0.9, hours_left=0), disk=None)
-    assert done.removed in ({"full": 8}, {"full": 9}), (
-        done
-    )  # what is short of twice the reserve, to a page or so
+    # what is short of twice the reserve, to a page or so
+    assert done.removed in ({"full": 8}, {"full": 9}), done
     assert done.short_bytes == 0
     assert left(disk) == {
         "lowtoo0",
@@ -335,9 +331,8 @@ def test_with_no_byte_free_it_makes_room(tmp_path: Path, bundle_folder: Path) ->
 
 @pytest.mark.slow
 def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> None:
-    path = station_yaml(
-        "retention: {days: 30, per_species: 1, disk_share: 0.99}"
-    )  # however full this disk is
+    # however full this disk is
+    path = station_yaml("retention: {days: 30, per_species: 1, disk_share: 0.99}")
 
     def command(*options: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-m", "edge", "retention", "--config", str(path), *options]
@@ -360,9 +355,8 @@ def test_the_command(bundle_folder: Path, station_yaml: Callable[..., Path]) -> 
             )
             assert "The time is not known" in command("--dry-run").stdout
         now = Clock()
-        table.fix(
-            this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3)
-        )  # a person knows it
+        # a person knows it
+        table.fix(this_boot.boot, round(now.shown.timestamp() - now.boot_s(now.at_s()), 3))
     shown = command("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert "Clips that would be removed" in shown.stdout

@@ -69,9 +69,8 @@ def reviewed(config: Config, species: str = "lowtoo") -> tuple[str, Path]:
     """A detection that somebody has reviewed, and its clip."""
     ((detection, path),) = rows(
         config,
-        f"SELECT d.id, c.path FROM detections d JOIN clips c ON c.id = d.clip WHERE species = "
-        f"'{species}'"
-        " ORDER BY score DESC LIMIT 1",
+        "SELECT d.id, c.path FROM detections d JOIN clips c ON c.id = d.clip WHERE species = "
+        f"'{species}' ORDER BY score DESC LIMIT 1",
     )
     with Store(config.database) as store:
         store.review(detection, "ann", "wrong", "a tuba", keep=True, instead="higtoo")

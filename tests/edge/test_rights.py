@@ -43,8 +43,8 @@ def foreign() -> Iterator[Path]:
 def test_the_owner_is_named_and_what_to_type(foreign: Path) -> None:
     owner = pwd.getpwuid(1).pw_name
     said = (
-        f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` before the command, "
-        f"or choose your own settings with --config"
+        f"{foreign} belongs to the user {owner}: type `sudo -u {owner}` before the command, or "
+        "choose your own settings with --config"
     )
     config = load_config(foreign.parent / "station.yaml")
     for attempt in (

@@ -119,15 +119,12 @@ def test_an_old_database_is_brought_up_with_its_rows(tmp_path: Path) -> None:
     db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
     db.execute(
         "INSERT INTO recordings (id, station, path, bytes, mtime_ns, start_utc, "
-        "utc_offset_minutes, state, bundle,"
-        " analysis, audio_s) VALUES ('r', 'porch', 'a.wav', 1, 2, '2019-06-01T05:30:00.000Z', 60, "
-        "'analysed', 'b',"
-        " 'a', 50.0)"
+        "utc_offset_minutes, state, bundle, analysis, audio_s) VALUES ('r', 'porch', 'a.wav', 1, "
+        "2, '2019-06-01T05:30:00.000Z', 60, 'analysed', 'b', 'a', 50.0)"
     )
     db.execute(
         "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', "
-        "'2019-06-01T05:30:05.000Z',"
-        " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0)"
+        "'2019-06-01T05:30:05.000Z', 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0)"
     )
     db.execute("INSERT INTO effort VALUES ('r', '2019-06-01T05:00:00.000Z', 50.0, 50.0, 0.0, '')")
     db.execute(
@@ -174,13 +171,13 @@ def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> N
     db.execute("INSERT INTO bundles VALUES ('b', '{}', '2019-06-01T00:00:00.000Z')")
     db.execute("INSERT INTO species VALUES ('x', 'X x', 'X')")
     db.execute(
-        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, bundle, analysis)"
-        " VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
+        "INSERT INTO recordings (id, station, path, bytes, mtime_ns, state, bundle, analysis) "
+        "VALUES ('r', 'porch', 'a.wav', 1, 2, 'analysed', 'b', 'a')"
     )
     db.execute(
         "INSERT INTO detections VALUES ('d', 'r', 'b', 'x', '2019-06-01T05:30:00.000Z', "
-        "'2019-06-01T05:30:05.000Z',"
-        " 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, '[0.8, 0.95]', '[]', 0, NULL)"
+        "'2019-06-01T05:30:05.000Z', 0.0, 0.9, 0.9, NULL, 0.5, 'bundle', 0.8, 0.95, -30.0, '[0.8, "
+        "0.95]', '[]', 0, NULL)"
     )
     db.conn.commit()
     size, pages = (
@@ -191,9 +188,8 @@ def test_a_damaged_one_of_an_earlier_version_keeps_its_rows(tmp_path: Path) -> N
     ).fetchone()[0]
     db.close()
     raw = bytearray(database.read_bytes())
-    raw[(root - 1) * size : root * size] = (
-        b"\xa5" * size
-    )  # an index alone: every row can still be read
+    # an index alone: every row can still be read
+    raw[(root - 1) * size : root * size] = b"\xa5" * size
     assert len(raw) == size * pages
     database.write_bytes(raw)
     assert "set aside" in str(sound_database(database))

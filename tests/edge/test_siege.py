@@ -459,8 +459,8 @@ def test_until_its_prior_is_there_sound_alone_decides(
             "each stretch has one or has none"
         )
     both = (
-        "SELECT count(*) FROM (SELECT 1 FROM detections GROUP BY recording HAVING "
-        "count(DISTINCT prior IS NULL) > 1)"
+        "SELECT count(*) FROM (SELECT 1 FROM detections GROUP BY recording HAVING count(DISTINCT "
+        "prior IS NULL) > 1)"
     )
     assert rows(run.config.database, both) == [(0,)]
     assert rows(run.config.database, "SELECT count(*) FROM gaps WHERE reason <> 'off'") == [(0,)]

@@ -154,8 +154,7 @@ def replay(folder: Path, config: Path) -> dict[tuple[str, float, str], tuple[flo
     with closing(sqlite3.connect(config.parent / "station.db")) as db, db:
         rows = db.execute(
             "SELECT r.path, d.offset_s, d.species, d.score, d.acoustic, d.member_low, "
-            "d.member_high, d.threshold"
-            " FROM detections d JOIN recordings r ON r.id = d.recording"
+            "d.member_high, d.threshold FROM detections d JOIN recordings r ON r.id = d.recording"
         ).fetchall()
         effort = db.execute("SELECT sum(analysed_s) FROM effort").fetchone()[0]
     db.close()
@@ -170,9 +169,8 @@ def test_the_station_smooths_by_its_own_hop(
     folder = tmp_path / "in"
     song = np.concatenate([hiss(6), note("lowtoo", 4), hiss(7, seed=1)])
     write_sound(folder / "a_20190601_053000.wav", song)
-    write_sound(
-        folder / "b_20190601_053000.wav", note("midtoo", 4)
-    )  # a single window has no neighbour
+    # a single window has no neighbour
+    write_sound(folder / "b_20190601_053000.wav", note("midtoo", 4))
     smooth = make_bundle(tmp_path / "bundle", Blend("logit", 1.0, smoothing=0.2))
     everything = "detect: {threshold: 0.0}"
     alone = replay(folder, station_yaml(everything, name="alone"))
@@ -190,9 +188,8 @@ def test_the_station_smooths_by_its_own_hop(
     for (path, offset, species), (_, acoustic, *members) in alone.items():
         mine = [found[batch][path, offset, species] for batch in found]
         assert all(values == pytest.approx(mine[0], abs=1e-6) for values in mine)
-        assert mine[0][2:] == pytest.approx(
-            (*members[:2], 0.0)
-        )  # members' scores are those of the window alone
+        # members' scores are those of the window alone
+        assert mine[0][2:] == pytest.approx((*members[:2], 0.0))
         near = []
         at = starts.index(offset)
         if path.startswith("a"):

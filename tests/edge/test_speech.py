@@ -210,9 +210,8 @@ def test_memory_is_flat() -> None:
     finally:
         tracemalloc.stop()
     assert said > 100
-    assert (
-        max(held[1:]) - held[1] < 65_536
-    )  # Python keeps up to 2,000 small tuples for later; a window has 640 kB
+    # Python keeps up to 2,000 small tuples for later; a window has 640 kB
+    assert max(held[1:]) - held[1] < 65_536
     assert held[-1] < 4 * 2 * WINDOW_SAMPLES
 
 

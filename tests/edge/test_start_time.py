@@ -266,9 +266,8 @@ def test_chunk_sizes_that_lie_or_are_not_padded(tmp_path: Path) -> None:
     assert started(tmp_path, riff(FMT, endless, wanted)).source == "mtime"
     ds64 = chunk(b"ds64", struct.pack("<QQQI", 0, 100, 50, 0))
     assert started(tmp_path, riff(ds64, FMT, endless, wanted, kind=b"RF64")).source == "guano"
-    assert (
-        started(tmp_path, riff(*[chunk(b"junk", b"")] * 2_000, wanted)).source == "mtime"
-    )  # bounded
+    # bounded
+    assert started(tmp_path, riff(*[chunk(b"junk", b"")] * 2_000, wanted)).source == "mtime"
 
 
 def test_daylight_saving_takes_the_first_of_a_repeated_hour(tmp_path: Path) -> None:

@@ -226,8 +226,8 @@ class World:
         """All that is told: from, to, in seconds since 1970, and what of it."""
         found = self.rows(
             "SELECT start_utc, coalesce((SELECT sum(analysed_s) FROM effort WHERE recording = "
-            "r.id), 0), 'heard'"
-            " FROM recordings r UNION ALL SELECT start_utc, seconds, reason FROM gaps ORDER BY 1"
+            "r.id), 0), 'heard' FROM recordings r UNION ALL SELECT start_utc, seconds, reason FROM "
+            "gaps ORDER BY 1"
         )
         return [(unix(start), unix(start) + seconds, what) for start, seconds, what in found]
 

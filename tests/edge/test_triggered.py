@@ -96,8 +96,8 @@ def rows(config: Path, sql: str) -> list[tuple[object, ...]]:
 
 FOLDS = (600 * RATE_HZ // BLOCK, 7 * RATE_HZ // BLOCK)  # blocks: ten minutes, seven seconds
 DETECTIONS = (
-    "SELECT start_utc, species, offset_s, round(score, 4) FROM detections ORDER BY "
-    "start_utc, species"
+    "SELECT start_utc, species, offset_s, round(score, 4) FROM detections ORDER BY start_utc, "
+    "species"
 )
 
 
@@ -135,9 +135,8 @@ def test_sound_is_in_its_place_and_silence_is_a_gap(
         (round(sound_s, 1), None)
     ]
 
-    for kept, part in zip(
-        song, (0, 2, 4), strict=True
-    ):  # each stretch is as if it had been recorded alone
+    # each stretch is as if it had been recorded alone
+    for kept, part in zip(song, (0, 2, 4), strict=True):
         alone = station_yaml(name=f"alone{part}")
         sole: list[Part] = [kept]
         replayed(audiomoth(tmp_path / f"alone{part}" / name, sole), alone)

@@ -97,8 +97,8 @@ def test_a_stop_while_it_is_locked(config: Config, recognizer: Recognizer) -> No
     assert rows(config, GAPS) == [("off", 150.0, ""), ("store", 20.0, noted.why)]
     assert rows(config, "SELECT sum(analysed_s) FROM effort") == [(30.0,)]
     minutes = (
-        "SELECT utc_offset_minutes, boot = (SELECT boot FROM boots LIMIT 1) FROM gaps WHERE "
-        "reason = 'store'"
+        "SELECT utc_offset_minutes, boot = (SELECT boot FROM boots LIMIT 1) FROM gaps WHERE reason "
+        "= 'store'"
     )
     assert rows(config, minutes) == [(120, 1)]
 

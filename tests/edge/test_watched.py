@@ -258,9 +258,8 @@ def test_a_writer_that_pauses_and_a_card_that_is_swapped(
     assert daemon.rows(heard) == [("higtoo", 2), ("lowtoo", 1), ("midtoo", 1)]
     assert (
         daemon.rows(
-            "SELECT start_utc FROM detections WHERE recording NOT IN"
-            " (SELECT id FROM recordings WHERE path LIKE 'card%') GROUP BY start_utc, species"
-            " HAVING count(*) > 1"
+            "SELECT start_utc FROM detections WHERE recording NOT IN (SELECT id FROM recordings "
+            "WHERE path LIKE 'card%') GROUP BY start_utc, species HAVING count(*) > 1"
         )
         == []
     )
@@ -318,7 +317,7 @@ def test_a_restart_does_nothing_twice_and_sees_what_was_changed(
         ("midtoo", 5.0),
     ], "another recording under an old name: both count"
     assert daemon.rows(
-        f"SELECT sum(analysed_s), max(gaps) FROM effort, (SELECT count(*) AS gaps FROM gaps) "
+        "SELECT sum(analysed_s), max(gaps) FROM effort, (SELECT count(*) AS gaps FROM gaps) "
         f"{of('copied')}"
     ) == [(20.0, 0)]
     assert daemon.rows(
@@ -351,9 +350,8 @@ def test_stopped_inside_a_long_recording_it_goes_on_later(
         with daemon.running() as process:
             enough = begun + more
             assert until(lambda n=enough: (daemon.rows(count) or [(0,)])[0][0] >= n, PATIENCE_S)
-            process.send_signal(
-                signal.SIGSTOP
-            )  # health gets due again, and on no machine is sound used up
+            # health gets due again, and on no machine is sound used up
+            process.send_signal(signal.SIGSTOP)
             time.sleep(HEALTH_S)
             process.send_signal(signal.SIGHUP)
             process.send_signal(signal.SIGCONT)
@@ -539,9 +537,8 @@ def test_effort_adds_up_on_a_slow_machine_too(
     header = write_sound(
         folder / "header_20190601_120000.wav", np.zeros(320_000, np.float32)
     ).read_bytes()
-    (folder / "header_20190601_120000.wav").write_bytes(
-        header[:300]
-    )  # announces ten seconds and has milliseconds
+    # announces ten seconds and has milliseconds
+    (folder / "header_20190601_120000.wav").write_bytes(header[:300])
     lengths["header_20190601_120000.wav"] = 10.0
     config = load_config(station_yaml(*watching(folder, "runtime: {batch: 4}")))
     analyst = Analyst(config, Slow(bundle_folder))

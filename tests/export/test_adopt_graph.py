@@ -73,11 +73,8 @@ def test_hears_what_tensorflow_hears(model: onnx.ModelProto, content: bytes) -> 
     reference = heard(content, sounds())
     assert np.abs(found - reference).max() <= PARITY
     assert (found.argmax(axis=1) == reference.argmax(axis=1)).all()
-    assert embedding.shape == (
-        len(sounds()),
-        2,
-        32,
-    )  # 24 channels, filled up to 32 with silent ones
+    # 24 channels, filled up to 32 with silent ones
+    assert embedding.shape == (len(sounds()), 2, 32)
     assert (embedding[..., :EMBEDDING] > 0).any(axis=(0, 1)).sum() > EMBEDDING // 3
     assert not embedding[..., EMBEDDING:].any()
 
@@ -244,9 +241,8 @@ def test_the_most_likely_week_counts() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Use Deprecated in TensorRT-RTX"
-)  # its timing cache does nothing
+# its timing cache does nothing
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
 def test_tensorrt_for_rtx_compiles_it(model: onnx.ModelProto) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     profile = window_profile("sound", INPUT_SHAPES[WAVEFORM], 4)
@@ -264,6 +260,5 @@ def test_torch_tensorrt_is_given_all_of_it(model: onnx.ModelProto) -> None:
             .eval()(torch.from_numpy(sounds()))
             .numpy()
         )
-    np.testing.assert_allclose(
-        found, wanted, atol=PROBE_TOLERANCE
-    )  # small powers of faint sound magnify rounding
+    # small powers of faint sound magnify rounding
+    np.testing.assert_allclose(found, wanted, atol=PROBE_TOLERANCE)

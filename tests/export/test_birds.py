@@ -429,12 +429,12 @@ def test_a_full_disk_is_one_line(
     limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     limited += "from edge.config import load_config; from edge.store.record import Store\n"
     limited += (
-        "from edge.reports.pictures import write_pictures; from edge.contract.program "
-        "import run_program\n"
+        "from edge.reports.pictures import write_pictures; from edge.contract.program import "
+        "run_program\n"
     )
     limited += (
         f"config = load_config(__import__('pathlib').Path({str(config)!r})); store = "
-        f"Store(config.database)\n"
+        "Store(config.database)\n"
     )
     limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
     limited += "run_program(lambda: write_pictures(store, config, *map(__import__('pathlib').Path, "

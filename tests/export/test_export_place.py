@@ -21,15 +21,8 @@ from tests.conftest import make_bundle
 from tests.helpers.clip_station import in_child, on_small_disk
 from tests.project.test_foreign_folders import snapshot
 
-_STEPS = (
-    "open",
-    "os.mkdir",
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.chmod",
-    "os.link",
-)  # that change a folder
+# that change a folder
+_STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.link")
 
 
 def export(out: Path, source: Path) -> None:
@@ -242,9 +235,8 @@ def mounted(disk: Path) -> None:
         pytest.raises(OSError, match="No space left") as copied,
         bundle_place(disk / "bundle") as work,
     ):
-        shutil.copyfile(
-            source / "probe.npz", work / "probe.npz"
-        )  # names its source, and then what it could not write
+        # names its source, and then what it could not write
+        shutil.copyfile(source / "probe.npz", work / "probe.npz")
     assert copied.value.filename == str(disk / "bundle")
     assert (told.value.errno, told.value.filename) == (errno.ENOSPC, str(disk / "bundle"))
     assert snapshot(disk / "bundle") == before

@@ -130,9 +130,8 @@ def test_parity_refuses_what_is_no_number() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings(
-    "ignore:Use Deprecated in TensorRT-RTX"
-)  # its timing cache does nothing
+# its timing cache does nothing
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX")
 def test_published_members_compile_and_keep_parity(published: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="on PyPI for x86-64 Linux and Windows alone")
     plans = {}
@@ -514,9 +513,8 @@ def test_the_plan_needs_no_tensorrt(bundle_folder: Path, tmp_path: Path) -> None
 def test_a_board_needs_neither_torch_nor_onnx() -> None:
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'onnx', 'timm', 'pandas', "
-        "'tensorrt')))\n"
-        "import export.__main__, export.trt.bench, export.trt.build, export.trt.member, "
-        "export.trt.plan"
+        "'tensorrt')))\nimport export.__main__, export.trt.bench, export.trt.build, "
+        "export.trt.member, export.trt.plan"
     )
     subprocess.run([sys.executable, "-c", program], cwd=PROJECT, check=True, timeout=HANGS_S)
 
@@ -711,8 +709,8 @@ def test_what_a_jetson_says_of_itself(tmp_path: Path) -> None:
     (tmp_path / "proc/device-tree/model").write_bytes(b"NVIDIA Jetson Orin Nano Developer Kit\0")
     (tmp_path / "etc").mkdir()
     line = (
-        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: "
-        "Wed Jan  8 2025\n"
+        "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed "
+        "Jan  8 2025\n"
     )
     (tmp_path / "etc/nv_tegra_release").write_text(line)
     assert board_of(tmp_path) == "NVIDIA Jetson Orin Nano Developer Kit"

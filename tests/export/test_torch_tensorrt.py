@@ -134,9 +134,8 @@ def test_what_torch_cannot_be_given_is_refused(tmp_path: Path) -> None:
     (flat,) = (weight for weight in model.graph.initializer if weight.name == "flat")
     flat.CopyFrom(numpy_helper.from_array(np.array([2, 3]), "flat"))
     with pytest.raises(BundleError, match=r"^torch.export does not support the network: [^\n]+$"):
-        coverage(
-            model.SerializeToString(), NetworkInputs((1, *IMAGE_SHAPE)), 4
-        )  # its batch is fixed
+        # its batch is fixed
+        coverage(model.SerializeToString(), NetworkInputs((1, *IMAGE_SHAPE)), 4)
 
 
 # --- the real torch-tensorrt
@@ -317,7 +316,7 @@ def test_a_program_whose_libraries_are_missing_says_so_in_a_line(
         assert done.returncode == 78, done.stderr
         last = (
             f"error: torch is not installed; install it with pip install '.[{extra}]' in the "
-            f"checkout (6.8 GB"
+            "checkout (6.8 GB"
         )
         assert done.stderr.splitlines()[-1].startswith(last)
         assert "Traceback" not in done.stderr

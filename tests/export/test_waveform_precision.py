@@ -125,9 +125,8 @@ def test_birdnets_layers_in_lower_precision(tmp_path: Path) -> None:
     found = quantise_members(
         tmp_path, manifest, type(bundle.taxonomy)(species), windows(), windows()
     )
-    assert (
-        found.apart["a"].mean < 0.1
-    )  # random weights round badly; that they compute at all is meant
+    # random weights round badly; that they compute at all is meant
+    assert found.apart["a"].mean < 0.1
     model = onnx.load(tmp_path / "members" / "a.onnx")
     assert to_int8(tmp_path / "members" / "a.onnx", tmp_path / "eight.onnx", windows())
     eight = onnx.load(tmp_path / "eight.onnx")

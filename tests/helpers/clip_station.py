@@ -86,7 +86,7 @@ def in_child(call: str, *arguments: Path, before: str = "") -> subprocess.Comple
     module, _, function = call.rpartition(".")
     code = (
         f"import sys, pathlib, {module} as m; {before}; m.{function}(*map(pathlib.Path, "
-        f"sys.argv[1:]))"
+        "sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]
     env = unmeasured() if before else None

@@ -37,9 +37,8 @@ class Station:
         self.now = now
         self.analyst = Analyst(config, recognizer)
         self.ledger = Ledger(config.database, config.station.id, self.analyst.bundle)
-        weakref.finalize(
-            self, self.ledger.close
-        )  # since Python 3.13 sqlite3 complains of what nobody closed
+        # since Python 3.13 sqlite3 complains of what nobody closed
+        weakref.finalize(self, self.ledger.close)
         self.clock = Clock(wall=lambda: self.now.timestamp(), monotonic=lambda: 0.0)
         self.vitals = Vitals(config, self.analyst, 0.0, self.ledger, self.clips(), self.clock)
         self.vitals.prime(self.ledger.store())

@@ -120,9 +120,8 @@ class Daemon:
         return found
 
     def _cpu_s(self) -> float:
-        return time.clock_gettime(
-            ~self.process.pid << 3 | 2
-        )  # as clock_getcpuclockid(3) has it, in nanoseconds
+        # as clock_getcpuclockid(3) has it, in nanoseconds
+        return time.clock_gettime(~self.process.pid << 3 | 2)
 
     def _watch_commits(self) -> None:
         """A commit is seen 20 ms after it at the latest."""
@@ -173,10 +172,8 @@ def books(daemon: Daemon) -> tuple[list[str], list[str]]:
     kinds = ", ".join(f"{why} {sum(s):.2f} s in {len(s)}" for why, s in gaps.items())
     line = (
         f"books from {began - seen.started:.1f} s after its start on: {kinds}; together {told:.2f} "
-        f"s; "
-        f"{seen.ended - began:.2f} s until it was asked to stop, {seen.gone - began:.2f} s until "
-        f"it was gone; "
-        f"rows abut to {worst * 1000:.0f} ms"
+        f"s; {seen.ended - began:.2f} s until it was asked to stop, {seen.gone - began:.2f} s "
+        f"until it was gone; rows abut to {worst * 1000:.0f} ms"
     )
     adds_up = seen.ended - began - WINDOW_S <= told <= seen.gone - began + WINDOW_S
     wrong = (

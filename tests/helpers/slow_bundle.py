@@ -32,11 +32,8 @@ def slow_bundle(folder: Path, window_s: float) -> Path:
             onnx.save(network, folder / file)
             members.append(replace(member, name=member.name + copy, file=file))
     probe = bundle.probe()
-    one = {
-        "clips": probe.clips[:1],
-        "images": probe.images[:1],
-        "blended": probe.blended[:1],
-    }  # it is slow enough
+    # it is slow enough
+    one = {"clips": probe.clips[:1], "images": probe.images[:1], "blended": probe.blended[:1]}
     scores = np.repeat(probe.member_scores, 2, axis=0)[:, :1]
     replace(probe, member_scores=scores, **one).write(folder / "probe.npz")
     seal_bundle(folder, replace(bundle.manifest, members=tuple(members)))

@@ -118,9 +118,8 @@ class Recording:
             [*command, f"--latency-msec={_PULSE_MS}"], stdout=subprocess.PIPE
         )
         self._blocks: list[bytes] = []
-        self.start = float(
-            "inf"
-        )  # UTC of the first sample as Unix time, by the least delayed arrival
+        # UTC of the first sample as Unix time, by the least delayed arrival
+        self.start = float("inf")
         self._thread = threading.Thread(target=self._read)
 
     def __enter__(self) -> "Recording":

@@ -72,9 +72,8 @@ def _recipe(name: str, change: Callable[[Recipe, random.Random], Recipe], may: S
         if other == now:
             return None
         ground.set_recipe(other)
-        rows = (
-            LATER if other.keep == "soundscapes" and may == TUNED else NOTHING
-        )  # epochs are chosen as rows are tuned
+        # epochs are chosen as rows are tuned
+        rows = LATER if other.keep == "soundscapes" and may == TUNED else NOTHING
         return Touched(NOTHING, may | rows | {"report"})
 
     EDITS[f"recipe: {name}"] = do

@@ -65,9 +65,8 @@ def sound_removed(ground: Ground, chance: random.Random) -> Touched | None:
     path = _some_sound(ground, chance)
     if path is None:
         return None
-    must = (
-        _SOUND if _is_heard(path) else frozenset({"check-data", "spectrograms"})
-    )  # it had no image
+    # it had no image
+    must = _SOUND if _is_heard(path) else frozenset({"check-data", "spectrograms"})
     path.unlink()
     return Touched(must | {"folds"}, ALL - {"fit-metadata"})
 
@@ -150,9 +149,8 @@ def names_corrected(ground: Ground, chance: random.Random) -> Touched | None:
 
     before = ground.rows()
     ground.edit(METADATA, change)
-    first = next(
-        found for found in before if found["primary_label"] == code
-    )  # a species has the names of its first row
+    # a species has the names of its first row
+    first = next(found for found in before if found["primary_label"] == code)
     must = frozenset({"report"}) if first[key] != f"Other {code}" else NOTHING
     return Touched(must, COUNTED) if ground.rows() != before else None
 

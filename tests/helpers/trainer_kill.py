@@ -19,9 +19,8 @@ KILLS_MAX = 200
 
 def main(data: Path, out: Path, recipe: Path, rasters: Path) -> None:
     """Print the files, in the order of the kills; end when a start was not killed any more."""
-    stages = importlib.import_module(
-        "trainer.pipeline.stages"
-    )  # here: the workers of a stage import this file again
+    # here: the workers of a stage import this file again
+    stages = importlib.import_module("trainer.pipeline.stages")
     load_stages()
     asked = stages.Options(data, out, str(recipe), rasters, None, 1, "cpu")
     struck: set[str] = set()

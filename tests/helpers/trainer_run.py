@@ -29,16 +29,12 @@ from trainer.pipeline.chain import CHAIN
 from trainer.recipe import read_recipe
 from trainer.run import HISTORY, SCORES, WEIGHTS, MemberInfo, Run, member_name
 
-torch.set_num_threads(
-    1
-)  # tiny batches: threads that wait for each other on a busy machine take longer
+# tiny batches: threads that wait for each other on a busy machine take longer
+torch.set_num_threads(1)
 
 CODES = ("amered", "blujay", "comyel")
 CROPS = 2  # of each recording
-_HEADER = (
-    "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,"
-    "author,date,filename,license,rating,time,url"
-)
+_HEADER = "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,date,filename,license,rating,time,url"
 _RECIPE = """
 name: small
 seed: 1

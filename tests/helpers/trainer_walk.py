@@ -33,13 +33,8 @@ from trainer.report import figures
 from trainer.run import Run
 from trainer.training import calls, fit, member
 
-_TIMED = (
-    "report.html",
-    "stages.json",
-    "run.json",
-    ".contents",
-    ".lock",
-)  # of their moment, or compared below
+# of their moment, or compared below
+_TIMED = ("report.html", "stages.json", "run.json", ".contents", ".lock")
 # of file times; in place of the seconds of FAT, so that what is remembered of files is put to the
 # proof
 _TICK_S = 0.05

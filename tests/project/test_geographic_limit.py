@@ -43,14 +43,12 @@ def test_beyond_the_limit_is_nan_and_the_rest_unchanged() -> None:
     base = np.array([[0.5, 0.25, 0.25]], np.float32)
     known = nearby((0, 0, 10, 0), (0, 4, 0, 1), (0, 10, 10, 2))
     found = known.apply(base, *at(0, 0))
-    np.testing.assert_array_equal(
-        found, [[0.5, 0.25, np.nan]]
-    )  # 4 degrees are 445 km, its missing date no matter
+    # 4 degrees are 445 km, its missing date no matter
+    np.testing.assert_array_equal(found, [[0.5, 0.25, np.nan]])
     found = known.apply(base, *at(0, 8))
     np.testing.assert_array_equal(found, [[np.nan, 0.25, 0.25]])
-    np.testing.assert_array_equal(
-        known.apply(base, *at(60, 100)), base
-    )  # nobody was here: nothing is known
+    # nobody was here: nothing is known
+    np.testing.assert_array_equal(known.apply(base, *at(60, 100)), base)
     np.testing.assert_array_equal(
         nearby((0, 0, 10, 0), limit_km=np.inf).apply(base, *at(0, 0)), base
     )
@@ -85,9 +83,8 @@ def test_a_run_with_a_limit(tmp_path: Path) -> None:
         folder = run.folder / "metadata"
         assert (folder / FILE).exists() == far
         found = place_scores(folder, run.taxonomy, *at(10, -100))
-        assert np.isnan(found).tolist() == [
-            [False, far, far]
-        ]  # each species has a land of its own, 40 degrees apart
+        # each species has a land of its own, 40 degrees apart
+        assert np.isnan(found).tolist() == [[False, far, far]]
         assert not np.isnan(place_scores(folder, run.taxonomy, *at(-80, 100))).any()
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
         assert metrics["validation"]["top1"] > 0.9

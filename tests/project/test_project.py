@@ -19,12 +19,8 @@ PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf8")
 ARCHITECTURE = (PROJECT / "ARCHITECTURE.md").read_text(encoding="utf8")
 DOCUMENTS = sorted(p for folder in (PROJECT, PROJECT / "docs") for p in folder.glob("*.md"))
-HISTORY = (
-    "CHANGELOG.md",
-    "log.md",
-    "verification.md",
-    "ablation.md",
-)  # tell of what was typed then
+# tell of what was typed then
+HISTORY = ("CHANGELOG.md", "log.md", "verification.md", "ablation.md")
 PACKAGES = ("edge", "trainer", "export")
 
 

@@ -96,12 +96,8 @@ def test_replay_scores_the_short_last_row(
         for stem in (name, f"{name}.22k"):
             lines += [f"{stem}_{end},{'midtoo' if end == ends[-1] else 'nocall'}" for end in ends]
     write_sound(tmp_path / "in" / "f.wav", np.concatenate([hiss(10), note("midtoo", 5), hiss(1)]))
-    lines += [
-        "f_5,nocall",
-        "f_10,nocall",
-        "f_15,midtoo",
-        "f_20,nocall",
-    ]  # the last window holds 4 s of the row before
+    # the last window holds 4 s of the row before
+    lines += ["f_5,nocall", "f_10,nocall", "f_15,midtoo", "f_20,nocall"]
     (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
     command = [sys.executable, "-m", "edge", "replay", str(tmp_path / "in"), "--json"]
     command += [

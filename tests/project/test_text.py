@@ -213,9 +213,8 @@ def test_a_corpus_in_windows_1252_keeps_its_names_and_says_so(
 def test_one_line_of_another_program_damages_no_other_line(tmp_path: Path) -> None:
     write_table(tmp_path / METADATA, [row(LOW, "a.ogg", author="Jürg"), row(MID, "b.ogg")])
     with (tmp_path / METADATA).open("ab") as file:
-        file.write(
-            b'cafe,"[]",,,,,,Andr\x9d\xe9,2019-01-04,c.ogg,,4,,\n'
-        )  # 9d means nothing in Windows-1252
+        # 9d means nothing in Windows-1252
+        file.write(b'cafe,"[]",,,,,,Andr\x9d\xe9,2019-01-04,c.ogg,,4,,\n')
     found = Corpus.read(tmp_path)
     assert found.recordings[0].author == "Jürg"
     assert found.recordings[2].author == "Andr\x9dé"

@@ -285,9 +285,8 @@ def test_a_work_tree_is_whole_again_whatever_happened_to_it() -> None:
             assert again == tree
             assert "changed by hand" not in (tree / "edge" / "__init__.py").read_text()
             assert (tree / "tests" / "bench" / "costs.py").is_file()
-    with tree_of(
-        commit
-    ):  # nobody else's now: a checkout's folder is not to grow with every commit that is tested
+    # nobody else's now: a checkout's folder is not to grow with every commit that is tested
+    with tree_of(commit):
         git(PROJECT, "worktree", "remove", "--force", str(tree))
 
 

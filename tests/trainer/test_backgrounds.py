@@ -194,9 +194,8 @@ def test_the_ratio_is_that_of_the_whole_clip(snr_db: float, seed: int, quieter_d
     sound = mel_power(grey, ranges)
     noise = 10 ** (db / 10) - sound
     assert abs(float(10 * torch.log10(sound_power(sound) / sound_power(noise))) - snr_db) < 0.05
-    assert torch.allclose(
-        noise[0, 0], noise[0, 1], rtol=0.05, atol=1e-6
-    )  # it goes on through all crops
+    # it goes on through all crops
+    assert torch.allclose(noise[0, 0], noise[0, 1], rtol=0.05, atol=1e-6)
 
 
 def test_pink_noise_has_equal_power_in_every_octave() -> None:

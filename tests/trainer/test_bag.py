@@ -170,9 +170,8 @@ def test_crop_table_is_the_bags_mean_of_unseen_crops(made: tuple[Run, Corpus]) -
     assert np.allclose(
         table.scores, [np.mean(by_row[i], axis=0) for i in range(len(table.scores))], atol=1e-6
     )
-    assert table.ignored.sum() == CROPS * len(
-        CODES
-    )  # the first recording of each species has another behind it
+    # the first recording of each species has another behind it
+    assert table.ignored.sum() == CROPS * len(CODES)
     assert np.isnan(table.day_of_year).sum() == CROPS * len(CODES)  # the second one has no date
 
 
@@ -202,9 +201,8 @@ def test_average_precision_by_hand() -> None:
     assert metrics.average_precision(truth, np.array([0.9, 0.8, 0.7, 0.1])) == pytest.approx(
         (1 + 2 / 3) / 2
     )
-    assert metrics.average_precision(truth, np.zeros(4)) == pytest.approx(
-        0.5
-    )  # all equal: no ranking at all
+    # all equal: no ranking at all
+    assert metrics.average_precision(truth, np.zeros(4)) == pytest.approx(0.5)
     assert np.isnan(metrics.average_precision(np.zeros(4, bool), np.zeros(4)))
 
 

@@ -125,9 +125,8 @@ def test_the_optimiser_finds_kinds_neighbours_and_prior() -> None:
 def test_an_optimum_that_is_hardly_better_is_not_taken() -> None:
     chosen, found = Search.of(noisy(6, (0.2,)), replace(RECIPE, optimise=20), 1).choose()
     assert found is not None
-    assert (
-        found.candidate.blend.kind_weights == {}
-    )  # a single kind, and no prior: only neighbours are sought
+    # a single kind, and no prior: only neighbours are sought
+    assert found.candidate.blend.kind_weights == {}
     assert chosen.blend == Blend(prior_weight=0.0)
 
 
@@ -180,9 +179,8 @@ def test_few_rows_hardly_move_a_threshold() -> None:
     at = int(np.argmin(np.abs(THRESHOLDS - 0.2)))
     own = by_species(rows, scores, THRESHOLDS, at)
     assert set(own) == {0}  # four rows are too few, and so is one recording
-    assert own[0] == pytest.approx(
-        (5 * 0.65 + PULL * 0.2) / (5 + PULL), abs=0.01
-    )  # the plateau is 0.41 to 0.9
+    # the plateau is 0.41 to 0.9
+    assert own[0] == pytest.approx((5 * 0.65 + PULL * 0.2) / (5 + PULL), abs=0.01)
 
 
 @pytest.mark.parametrize("silent", [0, 3, 10])

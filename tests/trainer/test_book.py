@@ -356,9 +356,8 @@ def test_networks_say_the_libraries_that_trained_them(ground: Ground) -> None:
     path = ground.out / "run.json"
     facts = read_json(path)
     now = facts["versions"]["torch"]
-    write_json(
-        path, facts | {"versions": facts["versions"] | {"torch": "1.13.0"}}
-    )  # when it was begun
+    # when it was begun
+    write_json(path, facts | {"versions": facts["versions"] | {"torch": "1.13.0"}})
     other_labels(ground)
     told = again(ground)
     assert "made with other library versions than here" in told.said

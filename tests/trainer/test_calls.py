@@ -54,9 +54,8 @@ def test_contrasts_forget_level_and_colour() -> None:
         sound, 8 * sound, np.append(sound[0], np.diff(sound)).astype(np.float32)
     )
     assert np.abs(loud - plain).max() < 0.5
-    assert (
-        np.abs(coloured_ - plain).max() < 4
-    )  # a filter of 6 dB per octave; the call stands out by more than 20 dB
+    # a filter of 6 dB per octave; the call stands out by more than 20 dB
+    assert np.abs(coloured_ - plain).max() < 4
     assert plain.max() > 20
 
 

@@ -26,10 +26,7 @@ pytestmark = pytest.mark.slow
 
 SEED = 7
 SIZE = {"species": 3, "recordings": 4, "soundscapes": 2, "seed": SEED}
-OFFICIAL = (
-    "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,date,filename,"
-    "license,rating,time,url"
-)
+OFFICIAL = "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,date,filename,license,rating,time,url"
 BROKEN = 3  # rows whose audio is missing, unreadable or empty
 
 
@@ -187,9 +184,8 @@ def test_labels_agree_with_the_energy_in_the_file(made: tuple[Path, CorpusSummar
             band = power[(hz >= song["low_hz"]) & (hz <= song["high_hz"])].sum(axis=0)
             rows = band[: 12 * 160].reshape(12, 160)
             for row, label in zip(rows, truth["labels"], strict=True):
-                loud_db = 10 * np.log10(
-                    np.sort(row)[-20:].mean() / np.median(band)
-                )  # its loudest 0.6 s
+                # its loudest 0.6 s
+                loud_db = 10 * np.log10(np.sort(row)[-20:].mean() / np.median(band))
                 if song["species"] in label["birds"].split():
                     labelled_db.append(loud_db)
                 elif label["birds"] == "nocall":

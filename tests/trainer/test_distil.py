@@ -197,9 +197,8 @@ def test_a_soundscape_that_cannot_be_read_is_said(
     (data / "train_soundscapes" / "0_SSW_20190610.ogg").write_bytes(b"")
     student = read_json(run / "student" / "student.json")
     console = Console(file=io.StringIO(), width=200)
-    write_json(
-        run / "student" / "student.json", student | {"judged": "otherwise"}
-    )  # judged anew, learnt as it was
+    # judged anew, learnt as it was
+    write_json(run / "student" / "student.json", student | {"judged": "otherwise"})
     info = distil(replace(_options(finished, run), data=data), console)
     assert info.figures["soundscapes"]["rows"] == 3
     assert isinstance(console.file, io.StringIO)
@@ -276,12 +275,10 @@ def test_it_learns_from_the_images_that_a_station_makes(padding: Padding) -> Non
         cutter = WindowCutter(padding=padding)
         wanted = [*cutter.push(sound[start : start + WINDOW_SAMPLES]), *cutter.close()][0].input
     apart = np.abs(found - wanted)
-    edges = (
-        np.abs(np.diff(wanted.astype(int), axis=1, prepend=wanted[:, :1])) > 60
-    )  # frames half inside
-    assert (
-        np.median(apart) <= 3.0
-    )  # the darkest pixel, which is grey 0, may lie where the window's own edge is
+    # frames half inside
+    edges = np.abs(np.diff(wanted.astype(int), axis=1, prepend=wanted[:, :1])) > 60
+    # the darkest pixel, which is grey 0, may lie where the window's own edge is
+    assert np.median(apart) <= 3.0
     assert (apart[~edges] <= 6).mean() > 0.95
 
 

@@ -103,9 +103,8 @@ def _answers_of(scores: np.ndarray) -> Answers:
 
 def test_margins_are_as_wide_as_the_student_errs() -> None:
     answers = _answers_of(np.linspace(0.02, 0.98, 1000))
-    shy = np.where(answers.bag > 0.5, answers.bag - 0.2, answers.bag).astype(
-        np.float32
-    )  # says 0.3 to 0.5 of a bird
+    # says 0.3 to 0.5 of a bird
+    shy = np.where(answers.bag > 0.5, answers.bag - 0.2, answers.bag).astype(np.float32)
     margins = choose_margins(replace(answers, student=shy))
     assert margins.below == margins.above == pytest.approx(0.85, abs=0.15)  # -logit(0.3)
 

@@ -61,9 +61,8 @@ def straight(ground: Ground, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Nobody disturbed it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "_train_all", fit_here)
-        patch.setattr(
-            contents, "_YOUNG_S", 0.0
-        )  # a fast machine is done before its files are old enough to be known
+        # a fast machine is done before its files are old enough to be known
+        patch.setattr(contents, "_YOUNG_S", 0.0)
         return run_stages(
             ground.options(tmp_path_factory.mktemp("straight") / "run"), STAGES, QUIET
         )
@@ -179,11 +178,8 @@ def test_killed_with_its_workers_it_ends_the_same(
         ground.rasters,
     ]
     command += ["--out", out, "--recipe", ground.recipe, "--jobs", "1", "--no-track"]
-    moments = [
-        some_spectrograms,
-        an_epoch,
-        begun("tune"),
-    ]  # where workers are, and where none are any more
+    # where workers are, and where none are any more
+    moments = [some_spectrograms, an_epoch, begun("tune")]
     killed = 0
     for moment in moments:
         with subprocess.Popen(

@@ -183,10 +183,8 @@ def test_killed_and_started_again_it_ends_the_same(
     run, corpus = begin(tmp_path / "run", data, kind="better")
     real = placenets._train
     trained = []
-    kills = [
-        2,
-        placenets.NETS + 1,
-    ]  # among the networks that are judged, and among those that are kept
+    # among the networks that are judged, and among those that are kept
+    kills = [2, placenets.NETS + 1]
 
     def train(*arguments: object) -> None:
         if kills and len(trained) == kills[0]:
@@ -255,9 +253,8 @@ def test_the_second_look_tells_recordists_apart() -> None:
     not."""
     nearby, base = outings(1)
     judge = fit_judge(nearby, np.tile(np.arange(len(base)), 15), np.tile(base, (15, 1)), seed=1)
-    keep = (
-        np.arange(len(base)) % 2 == 0
-    )  # the first recording of every outing, and all of half of the outings
+    # the first recording of every outing, and all of half of the outings
+    keep = np.arange(len(base)) % 2 == 0
     keep |= np.arange(len(base)) < len(base) // 2
     assert nearby.seen is not None
     known = replace(
@@ -309,13 +306,11 @@ def test_a_place_is_not_its_own_company() -> None:
     away = np.array([0, 0, 0, 900.0, 4000.0])
     near = (np.array([1]), np.array([[1.0]]))
     without = Cooccurrence.of(coordinates[3:], label[3:]).clue(away[3:], near, 3)
-    chance = (
-        np.log((0 + 0.5 * (1 / 3 + 0.02)) / (1.5 * (1 / 3 + 0.02))) / 2
-    )  # one of three places has each of them
+    # one of three places has each of them
+    chance = np.log((0 + 0.5 * (1 / 3 + 0.02)) / (1.5 * (1 / 3 + 0.02))) / 2
     np.testing.assert_allclose(company.clue(away, near, 3)[0, 0], chance)
-    assert (
-        company.clue(away, near, 3)[0, 2] > company.clue(away, near, 3)[0, 0]
-    )  # bird 2 is nowhere else
+    # bird 2 is nowhere else
+    assert company.clue(away, near, 3)[0, 2] > company.clue(away, near, 3)[0, 0]
     assert without[0, 0] < 0
 
 
@@ -353,9 +348,8 @@ def test_left_out_is_as_if_it_had_never_been() -> None:
         levels = list(without.counts(away, part.days))
         told = without.clues(base[:1], without.mix(base[:1], levels), levels, away, part.days)
         np.testing.assert_array_equal(learnt.species, told.species)
-        np.testing.assert_allclose(
-            learnt.own, told.own, atol=0.06
-        )  # shares of 79 recordings, not of 80
+        # shares of 79 recordings, not of 80
+        np.testing.assert_allclose(learnt.own, told.own, atol=0.06)
         np.testing.assert_allclose(learnt.shared, told.shared, atol=0.02)
 
 

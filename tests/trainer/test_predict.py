@@ -167,8 +167,8 @@ def test_the_submission_is_what_the_station_detects(
 
     assemble(finished, tmp_path / "bundle")
     (tmp_path / "station.yaml").write_text(
-        "station: {id: porch}\nbundle: bundle\nwindows: {hop_s: 5}\nsites: {SSW: {latitude: 10.0, "
-        "longitude: -100.0}}\n"
+        "station: {id: porch}\nbundle: bundle\nwindows: {hop_s: 5}\nsites: "
+        "{SSW: {latitude: 10.0, longitude: -100.0}}\n"
     )
     command = [
         sys.executable,

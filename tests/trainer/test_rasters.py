@@ -77,9 +77,8 @@ def test_grid_equals_raster_away_from_cell_borders(
     found = grid.at(latitude, longitude)["bio1"]
     assert len(raster) > 100
     assert not np.isnan(raster).any()
-    step = (
-        0.2 if cell < GRID_STEP_DEG else 0.04
-    )  # of finer cells the grid has the mean; else only float16 differs
+    # of finer cells the grid has the mean; else only float16 differs
+    step = 0.2 if cell < GRID_STEP_DEG else 0.04
     assert np.abs(raster - found).max() < step
 
 

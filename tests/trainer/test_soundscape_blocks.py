@@ -79,9 +79,8 @@ def fold(blocks: int) -> NDArray[np.int16]:
 
 def triggered(path: Path, before: float, blocks: int, behind: float) -> Path:
     """A recording with a gap in the middle."""
-    first = (
-        12 + round(before * RATE_HZ / 256) * 256 + 244
-    )  # a block's end, counted from AudioMoth's own header
+    # a block's end, counted from AudioMoth's own header
+    first = 12 + round(before * RATE_HZ / 256) * 256 + 244
     first -= (first - 12) % 256
     sound = [noise(before + 1)[:first], fold(blocks), noise(behind, 1)]
     soundfile.write(path, np.concatenate(sound), RATE_HZ)

@@ -153,9 +153,8 @@ def test_a_full_disk_is_noticed_before_the_work(
     ):
         make_spectrograms(tmp_path / "new", corpus.recordings, Contents(), 10, 1, QUIET)
     assert not (tmp_path / "new" / "images.npy").exists()
-    there = shutil.copytree(
-        made.folder, tmp_path / "there"
-    )  # what it has already is not asked for again
+    # what it has already is not asked for again
+    there = shutil.copytree(made.folder, tmp_path / "there")
     make_spectrograms(there, corpus.recordings, Contents(), 10, 1, QUIET)
 
 

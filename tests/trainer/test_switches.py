@@ -122,9 +122,8 @@ def plain(run: Run, data: Path) -> str:
 def test_all_on_ends_with_members_and_is_done_then(run: Run, data: Path) -> None:
     assert [info.epochs for info in run.members()] == [1, 1]
     again = Console(record=True, width=200)
-    run_stages(
-        options(data, run.folder, ALL_ON, None), ("spectrograms", "fit-cnn"), again
-    )  # --nocall is remembered
+    # --nocall is remembered
+    run_stages(options(data, run.folder, ALL_ON, None), ("spectrograms", "fit-cnn"), again)
     assert again.export_text().count("done already") == 2
 
 

@@ -49,9 +49,8 @@ def options(data: Path, out: Path) -> Options:
 def train(asked: Options, patch: pytest.MonkeyPatch) -> tuple[Run, str]:
     """Trained in this process; the run, and what was said."""
     patch.setattr(fit, "_train_all", fit_here)
-    patch.setattr(
-        tracking, "LAST_S", HANGS_S
-    )  # a busy machine takes longer than a person would wait
+    # a busy machine takes longer than a person would wait
+    patch.setattr(tracking, "LAST_S", HANGS_S)
     said = io.StringIO()
     run = run_stages(asked, STAGES, Console(file=said, width=1000))
     return run, said.getvalue()

@@ -137,11 +137,8 @@ def test_windows_are_the_stations(tmp_path: Path) -> None:
         windows = list(windows_of(tmp_path / "a.wav", padding, 5))
         cutter = WindowCutter(WINDOW_SAMPLES, padding)
         expected = cutter.push(sound) + cutter.close()
-        assert [w.start // RATE_HZ for w in windows] == [
-            0,
-            5,
-            7,
-        ]  # the last one ends with the sound
+        # the last one ends with the sound
+        assert [w.start // RATE_HZ for w in windows] == [0, 5, 7]
         assert all(
             np.array_equal(mine.input, other.input)
             for mine, other in zip(windows, expected, strict=True)
@@ -250,9 +247,8 @@ def test_without_soundscapes_the_crops_decide(
     assert "no labelled soundscapes" in capsys.readouterr().out
     assert tuning.scores["basis"] == "out_of_fold_crops"
     assert tuning.blend == Blend(prior_weight=0.14 if with_prior else 0.0)
-    assert (
-        0.4 <= tuning.thresholds.acoustic <= 0.5
-    )  # the others stay below 0.4, the right ones above 0.5
+    # the others stay below 0.4, the right ones above 0.5
+    assert 0.4 <= tuning.thresholds.acoustic <= 0.5
     assert tuning.scores["acoustic"]["f1"] == 1.0
 
 

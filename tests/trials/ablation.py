@@ -191,9 +191,8 @@ def main() -> None:
     done: dict[str, dict[int, Plain]] = {name: {} for name in switches}
     began = time.monotonic()
     number = 0
-    for seed in range(
-        1, asked.seeds + 1
-    ):  # whole seeds first: an interrupted table is one of fewer seeds
+    # whole seeds first: an interrupted table is one of fewer seeds
+    for seed in range(1, asked.seeds + 1):
         for name, switch in switches.items():
             number += 1
             told = f"[{number}/{asked.seeds * len(switches)}] {name}, seed {seed}"
@@ -404,17 +403,14 @@ def _markdown(
     seconds = sum(r["seconds"] for runs in done.values() for r in runs.values())
     lines = [
         f"Baseline: recipe {asked.recipe} with {len(base['members'])} kind: {kinds}; "
-        f"{asked.epochs} epochs, "
-        f"{asked.folds} folds, {asked.seeds} seeds, corpus {asked.data.resolve().name}. A switch "
-        f"is changed alone, and "
-        "compared seed by seed.",
-        f"Mean ± half of the 95 % t interval over seeds; bold: the interval of the difference "
-        f"excludes zero, as "
-        f"one switch in twenty does by chance. The interval does not cover other corpora. "
-        f"{seconds / 60:.0f} minutes.",
+        f"{asked.epochs} epochs, {asked.folds} folds, {asked.seeds} seeds, corpus "
+        f"{asked.data.resolve().name}. A switch is changed alone, and compared seed by seed.",
+        "Mean ± half of the 95 % t interval over seeds; bold: the interval of the difference "
+        "excludes zero, as one switch in twenty does by chance. The interval does not cover other "
+        f"corpora. {seconds / 60:.0f} minutes.",
         "",
         f"Windows: balanced accuracy. Soundscapes: row-wise F1; {first.get('all_nocall', 0):.3f} "
-        f"by reporting nothing.",
+        "by reporting nothing.",
         "",
         "| switch | " + " | ".join(f"{title} | difference" for title in FIGURES.values()) + " | |",
         "|---" * (2 * len(FIGURES) + 2) + "|",

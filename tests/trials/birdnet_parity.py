@@ -187,8 +187,8 @@ def main() -> None:
     apart = Apart.between(found, reference)
     print(
         f"{len(windows)} windows: probabilities at most {apart.largest:.1e} apart, "
-        f"{apart.mean:.1e} in the mean of "
-        f"each window's largest; another best class in {apart.others}"
+        f"{apart.mean:.1e} in the mean of each window's largest; another best class in "
+        f"{apart.others}"
     )
     off = apart.largest
     far = np.flatnonzero(np.abs(found - reference).max(axis=1) > ALLOWED)

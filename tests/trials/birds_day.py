@@ -44,9 +44,8 @@ def write_hours(sound: NDArray[np.float32], folder: Path, hours: int) -> None:
         name = f"{_FIRST + timedelta(hours=hour):%Y%m%d_%H%M%S}.ogg"
         with soundfile.SoundFile(folder / name, "w", RATE_HZ, 1) as file:
             for index in random.integers(0, len(pieces), HOUR_S // _PIECE_S):
-                for second in np.split(
-                    pieces[index], _PIECE_S
-                ):  # libsndfile's encoder crashes on large writes
+                # libsndfile's encoder crashes on large writes
+                for second in np.split(pieces[index], _PIECE_S):
                     file.write(second)
 
 

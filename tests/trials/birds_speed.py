@@ -144,8 +144,8 @@ def _replay(bundle: Path, engine: str, hour: Path, place: str) -> float:
         state = Path(name)
         config = state / "station.yaml"
         config.write_text(
-            f"station: {{id: trial, {place}}}\nbundle: {bundle.absolute()}\nwindows: {{hop_s: 5}}\n"
-            f"runtime: {{engine: {engine}, threads: 1}}\n"
+            f"station: {{id: trial, {place}}}\nbundle: {bundle.absolute()}\nwindows: {{hop_s: "
+            f"5}}\nruntime: {{engine: {engine}, threads: 1}}\n"
         )
         if engine == "auto":
             (state / "tuned.json").write_bytes(

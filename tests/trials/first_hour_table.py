@@ -18,8 +18,8 @@ DOCUMENTS = (
 
 _HERE = "$(sqlite3 station.db 'SELECT substr(id, 1, 8) FROM detections LIMIT 1')"
 _THERE = (
-    "$(sudo sqlite3 /var/lib/birdstation/station.db 'SELECT substr(id, 1, 8) FROM detections "
-    "LIMIT 1')"
+    "$(sudo sqlite3 /var/lib/birdstation/station.db 'SELECT substr(id, 1, 8) FROM detections LIMIT "
+    "1')"
 )
 
 # Pattern -> what is typed instead of it.

@@ -410,8 +410,7 @@ def main() -> int:
     if child.returncode:
         print(
             f"{child.stderr[-6000:]}\nended with {child.returncode}; again: python -m "
-            f"tests.trials.fuzz --rounds 1 "
-            f"--seed {said[-1].split()[-1]}",
+            f"tests.trials.fuzz --rounds 1 --seed {said[-1].split()[-1]}",
             file=sys.stderr,
         )
     return 1 if child.returncode else 0

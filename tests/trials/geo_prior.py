@@ -123,7 +123,7 @@ def labelled(bundle: Bundle, arguments: argparse.Namespace) -> None:
     )
     print(
         f"{len(truth.truth)} rows, {empty:.0%} of them nocall; {(prior >= floor).sum()} classes "
-        f"over the floor\n"
+        "over the floor\n"
     )
     print(
         "| rule | threshold | row F1 | false species | rows with them | best of a range "
@@ -135,7 +135,7 @@ def labelled(bundle: Bundle, arguments: argparse.Namespace) -> None:
         also = figures(bundle, scores, at, truth)[1]
         print(
             f"| {name} | {limit} | {f1:.3f} | {species} | {rows} | {best:.3f} at {at}, {also} "
-            f"false |"
+            "false |"
         )
 
 

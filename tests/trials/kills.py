@@ -97,8 +97,8 @@ def effort_adds_up(database: Path, lengths: dict[str, float]) -> list[str]:
     with closing(sqlite3.connect(database)) as db:
         counted = dict(
             db.execute(
-                "SELECT path, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) +"
-                " (SELECT total(seconds) FROM gaps WHERE recording = r.id) FROM recordings r"
+                "SELECT path, (SELECT total(analysed_s) FROM effort WHERE recording = r.id) + "
+                "(SELECT total(seconds) FROM gaps WHERE recording = r.id) FROM recordings r"
             ).fetchall()
         )
     wrong = [
@@ -167,10 +167,9 @@ class Figures:
         kills = ", ".join(f"{count} {where}" for where, count in sorted(self.kills.items()))
         return (
             f"{self.what}: kills: {kills}; {self.at_steps} at a step on the disk, "
-            f"{self.in_recording} inside a "
-            f"recording, at {len(self.points)} different counts of detections; {self.messages} "
-            f"messages received, "
-            f"{self.ids} ids, {self.sent_twice} received more than once; {self.seconds:.0f} s"
+            f"{self.in_recording} inside a recording, at {len(self.points)} different counts of "
+            f"detections; {self.messages} messages received, {self.ids} ids, {self.sent_twice} "
+            f"received more than once; {self.seconds:.0f} s"
         )
 
 
@@ -180,11 +179,9 @@ def settings(path: Path, bundle: Path, port: int, folder: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         f"station: {{id: porch}}\nbundle: {bundle}\nsource: folder\nfolder: {{path: {folder}, "
-        f"settle_s: 0.2}}\n"
-        f"mqtt: {{host: 127.0.0.1, port: {port}}}\nruntime: {{batch: 2, threads: 1}}\nwindows: "
-        f"{{hop_s: 0.5}}\n"
-        "clips: {of_recordings: true, seconds_max: 15, before_s: 1, after_s: 1}\nhealth: "
-        "{interval_s: 1}\n"
+        f"settle_s: 0.2}}\nmqtt: {{host: 127.0.0.1, port: {port}}}\nruntime: {{batch: 2, threads: "
+        "1}\nwindows: {hop_s: 0.5}\nclips: {of_recordings: true, seconds_max: 15, before_s: "
+        "1, after_s: 1}\nhealth: {interval_s: 1}\n"
     )
     earlier_version(path.parent / "station.db")
     return path
@@ -383,7 +380,7 @@ def _messages(
     if set(times) != detections:
         lines.append(
             f"messages: {len(detections - set(times))} never came, {len(set(times) - detections)} "
-            f"of nothing"
+            "of nothing"
         )
     if list(times) != ids:  # a Counter keeps the order in which it met them
         lines.append("messages: not in order")

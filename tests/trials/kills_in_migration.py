@@ -32,9 +32,8 @@ def earlier_version(database: Path) -> None:
         )
         db.execute(
             "INSERT INTO recordings VALUES ('r0', 'porch', 'gone.wav', 1, 2, '0', "
-            "'2019-01-01T00:00:00.000Z', 'name',"
-            " 'recorded', 0, NULL, NULL, 'analysed', NULL, 'b0', 'a0', 5.0, 1, "
-            "'2019-01-02T00:00:00.000Z')"
+            "'2019-01-01T00:00:00.000Z', 'name', 'recorded', 0, NULL, NULL, 'analysed', NULL, "
+            "'b0', 'a0', 5.0, 1, '2019-01-02T00:00:00.000Z')"
         )
         db.execute(
             "INSERT INTO detections VALUES ('d0', 'r0', 'b0', 'lowtoo', '2019-01-01T00:00:00.000Z',"

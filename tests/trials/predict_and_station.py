@@ -39,7 +39,7 @@ def station_rows(
     settings = state / "station.yaml"
     settings.write_text(
         f"station: {{id: trial}}\nbundle: {bundle.absolute()}\nwindows: {{hop_s: 5.0}}\ndetect: "
-        f"{{prior: 'off'}}\n"
+        "{prior: 'off'}\n"
     )
     config = load_config(settings)
     outcomes = replay_folder(config, folder).outcomes
@@ -94,7 +94,7 @@ def compare(run: Run, bundle: Path, source: Path, work: Path) -> Counter[str]:
                 if abs(off) > NEAR:
                     print(
                         f"{path.resolve()} at {window.start / RATE_HZ:.1f} s: {code} {off:+.5f} "
-                        f"from its threshold"
+                        "from its threshold"
                     )
     return counts
 

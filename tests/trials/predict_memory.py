@@ -126,7 +126,7 @@ def memory(run: Path, work: Path, hours: float, own: bool) -> bool:
     more = long.peak_mb - compared.peak_mb
     print(
         f"{hours:g} h take {more:.0f} MB more than {'1 min' if own else '6 min'} ({MORE_MB} "
-        f"allowed)"
+        "allowed)"
     )
     return more <= MORE_MB
 

@@ -192,15 +192,14 @@ def large_record(daemon: Daemon, count: int) -> None:
             for number in range(count // 10)
         ]
         db.executemany(
-            "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc)"
-            " VALUES (?, ?, 'old', ?, 9, 9, ?)",
+            "INSERT INTO clips (id, path, recording, start_utc, seconds, bytes, created_utc) "
+            "VALUES (?, ?, 'old', ?, 9, 9, ?)",
             ((f"c{n}", path, utc(n * 10), utc(n * 10)) for n, path in enumerate(paths)),
         )
         db.executemany(
             "INSERT INTO detections (id, recording, bundle, species, start_utc, end_utc, offset_s, "
-            "score, acoustic,"
-            " threshold, rule, member_low, member_high, members, runner_ups, clip)"
-            " VALUES (?, 'old', ?, ?, ?, ?, 0, ?, 0.8, 0.5, 'bundle', 0.7, 0.9, '[]', '[]', ?)",
+            "score, acoustic, threshold, rule, member_low, member_high, members, runner_ups, clip) "
+            "VALUES (?, 'old', ?, ?, ?, ?, 0, ?, 0.8, 0.5, 'bundle', 0.7, 0.9, '[]', '[]', ?)",
             (
                 (
                     f"d{n}",
@@ -373,8 +372,8 @@ def judged(daemon: Daemon, old: int, sieged_s: float) -> list[str]:
     print(f"{priors[0]} detections, {priors[1]} of them with a prior")
     print(f"clips of years ago: {old} before, {left} left")
     begun, until_utc = daemon.rows(
-        "SELECT min(julianday(start_utc)), max(julianday(start_utc) + audio_s / 86400.0)"
-        " FROM recordings WHERE source = 'microphone'"
+        "SELECT min(julianday(start_utc)), max(julianday(start_utc) + audio_s / 86400.0) FROM "
+        "recordings WHERE source = 'microphone'"
     )[0]
     told = effort + sum(seconds for reason, _, seconds in gaps)
     elapsed = (until_utc - begun) * 86_400

@@ -218,12 +218,10 @@ class Latency:
     """Of what was committed at the pace of time: by id, when its window ended, was heard and was
     stored (Unix)."""
 
-    windows: list[tuple[float, float]] = field(
-        default_factory=list
-    )  # end to heard, heard to committed
-    detections: dict[str, float] = field(
-        default_factory=dict
-    )  # id -> end of its window, real clock
+    # end to heard, heard to committed
+    windows: list[tuple[float, float]] = field(default_factory=list)
+    # id -> end of its window, real clock
+    detections: dict[str, float] = field(default_factory=dict)
 
 
 class Soak:
@@ -281,12 +279,11 @@ class Soak:
     def _settings(self, port: int) -> Path:
         path = self.folder / "station.yaml"
         path.write_text(
-            "station: {id: soak, latitude: 49.0208, longitude: -1.1965, timezone: Europe/Paris}\n"
-            f"state: {self.folder / 'state'}\n"
-            f"health: {{folder: {self.folder / 'health'}}}\n"
+            "station: {id: soak, latitude: 49.0208, longitude: -1.1965, timezone: "
+            f"Europe/Paris}}\nstate: {self.folder / 'state'}\nhealth: {{folder: "
+            f"{self.folder / 'health'}}}\n"
             # fuller than that from the start: all but the best clips go
-            "retention: {disk_share: 0.01}\n"
-            f"mqtt: {{host: 127.0.0.1, port: {port}}}\n"
+            f"retention: {{disk_share: 0.01}}\nmqtt: {{host: 127.0.0.1, port: {port}}}\n"
             + (f"bundle: {self.bundle.absolute()}\n" if self.bundle else "")
         )
         return path
@@ -297,9 +294,8 @@ class Soak:
         tape = self.tape
         station = self._station
         if not self._pace_until and station.parts.ledger.waiting > _AHEAD_MAX:
-            assert station.parts.ledger.settled(
-                _DRAIN_S
-            )  # faster than time it would hear ahead of what is stored
+            # faster than time it would hear ahead of what is stored
+            assert station.parts.ledger.settled(_DRAIN_S)
         if self._pace_until:
             if time.monotonic() >= self._pace_until:
                 self._pace_until = float("inf")

@@ -115,8 +115,8 @@ def compared(live: list[Heard], replay: list[Heard], keys: dict[str, str]) -> tu
     apart = max((abs(ours[k].score - theirs[k].score) for k in both), default=0.0)
     alone = [(ours | theirs)[k] for k in ours.keys() ^ theirs.keys()]
     line = (
-        f"live {len(ours)} of {len(live)}, replay {len(theirs)}, same {len(both)}; scores at "
-        f"most {apart:.2g} apart"
+        f"live {len(ours)} of {len(live)}, replay {len(theirs)}, same {len(both)}; scores at most "
+        f"{apart:.2g} apart"
     )
     return line, [f"only one of both: {_said(h)}" for h in alone] + (
         [] if both else ["nothing to compare"]
@@ -227,7 +227,7 @@ def latency(daemon: Daemon, listener: Listener) -> Scene:
     lines = [
         f"from a window's end to its row: {_percentiles(seen.commit_s)}",
         f"from a detection's end to its message: {_percentiles(told)}; {waiting} wait for the next "
-        f"start",
+        "start",
         f"{seen.cpu_share:.1%} of a core, {seen.rss_mb:.0f} MiB; load {os.getloadavg()[1]:.1f}, "
         f"{os.cpu_count()} cores",
     ]
@@ -273,7 +273,7 @@ def unplugged(
     lines, wrong = books(daemon)
     lines.append(
         f"{hears:.1f} s after it was back it heard, {detects:.1f} s after it the first detection "
-        f"was stored"
+        "was stored"
     )
     lines.append(f"health: {'; '.join(said)}")
     rows = daemon.rows(
@@ -284,9 +284,8 @@ def unplugged(
         f"gap {unix(at) - gone:+.2f} s from the kill, {s:.2f} s, {why}: {what}"
         for at, s, why, what in rows
     ]
-    outages = [
-        why for _, _, why, _ in rows if why != "overflow"
-    ]  # a busy machine may lose samples besides
+    # a busy machine may lose samples besides
+    outages = [why for _, _, why, _ in rows if why != "overflow"]
     wrong += [] if outages == ["unplugged"] else [f"one gap, unplugged, was wanted, not {outages}"]
     wrong += [] if hears and detects else ["it did not recover"]
     told = ["failing" in what for what in said]

@@ -38,10 +38,8 @@ _PROGRAMS = ("edge", "trainer", "export")
 # A traceback is any of these, wherever it comes from: Python, a thread of it, a callback, the
 # interpreter itself.
 _TRACES = ("Traceback (most recent call last)", "Exception ignored", "Fatal Python error")
-_INTERRUPTED = (
-    130,
-    -signal.SIGINT,
-)  # said so, or died of it without a word, as programs do that just began
+# said so, or died of it without a word, as programs do that just began
+_INTERRUPTED = (130, -signal.SIGINT)
 _FAULTS = (
     "traceback",
     "killed by a signal",
@@ -120,9 +118,8 @@ def tree_in(folder: Path, person: Person) -> dict[str, str]:
     for sound in sounds[:2]:
         shutil.copy(sound, mine / "recordings")
         shutil.copy(sound, theirs)
-    for number in range(
-        150
-    ):  # of other names and other bytes at the end, so each is a recording of its own
+    # of other names and other bytes at the end, so each is a recording of its own
+    for number in range(150):
         (
             mine / "many" / f"S{number:03}_20260501_{number // 60:02}{number % 60:02}00.ogg"
         ).write_bytes(sounds[number % len(sounds)].read_bytes() + bytes([number]))

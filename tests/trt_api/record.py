@@ -21,17 +21,14 @@ from typing import Any
 
 _SYMBOLS = (
     "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL "
-    "createNvOnnxParser_INTERNAL "
-    "createNvOnnxParserRefitter_INTERNAL getNvOnnxParserVersion getBuilderPluginRegistry "
-    "getPluginRegistry "
-    "initLibNvInferPlugins"
+    "createNvOnnxParser_INTERNAL createNvOnnxParserRefitter_INTERNAL getNvOnnxParserVersion "
+    "getBuilderPluginRegistry getPluginRegistry initLibNvInferPlugins"
 )
 CLASSES = (
     "Builder INetworkDefinition OnnxParser ParserError IBuilderConfig IOptimizationProfile "
-    "ITimingCache IHostMemory "
-    "Runtime ICudaEngine IExecutionContext Logger ITensor NetworkDefinitionCreationFlag "
-    "MemoryPoolType BuilderFlag "
-    "ExecutionContextAllocationStrategy TensorIOMode DataType"
+    "ITimingCache IHostMemory Runtime ICudaEngine IExecutionContext Logger ITensor "
+    "NetworkDefinitionCreationFlag MemoryPoolType BuilderFlag ExecutionContextAllocationStrategy "
+    "TensorIOMode DataType"
 )
 
 
@@ -70,9 +67,8 @@ def main() -> None:
     version = sys.argv[1]
     folder = Path(sys.argv[2])
     out = Path(sys.argv[3])
-    if (
-        version != "rtx" and "LIBRARIES" not in os.environ
-    ):  # the loader reads its path only when a program starts
+    # the loader reads its path only when a program starts
+    if version != "rtx" and "LIBRARIES" not in os.environ:
         with tempfile.TemporaryDirectory() as libraries:
             _empty_libraries(Path(libraries), version.partition(".")[0])
             environment = os.environ | {"LD_LIBRARY_PATH": libraries, "LIBRARIES": libraries}

@@ -74,7 +74,7 @@ def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
         if recipe.labels.call_probability:
             raise ConfigError(
                 f"recipe {recipe.name}: {wants}: it needs a folder of sounds without birds: "
-                f"--nocall DIR"
+                "--nocall DIR"
             )
         return f"recipe {recipe.name}: {wants}; without --nocall DIR pink noise is used"
     return ""

@@ -250,7 +250,7 @@ def _check_constants(folder: Path, state: Mapping[str, object]) -> None:
     if state.get("front_end") != front_end():
         raise CorpusError(
             f"{folder / 'cache.json'}: made with another front-end; remove {folder} and make it "
-            f"again"
+            "again"
         )
 
 
@@ -302,8 +302,8 @@ def _check_disk(folder: Path, plan: Plan, console: Console) -> None:
         if (folder / name).is_file()
     )
     sizes = (
-        f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB "
-        f"are free"
+        f"{crops} crops take {crops * CROP_BYTES / 1e9:.2f} GB, {(free + there) / 1e9:.2f} GB are "
+        "free"
     )
     if crops * CROP_BYTES > free + there:
         raise CorpusError(

@@ -110,7 +110,7 @@ def _other_versions(run: Run) -> str:
     now = ", ".join(f"{key} {value}" for key, value in here.items())
     return (
         f"made with other library versions than here ({now}): {told}. Finished work is kept; to "
-        f"make it again, choose a new --out"
+        "make it again, choose a new --out"
     )
 
 

@@ -355,7 +355,7 @@ def _show(figures: dict[str, Any], details: bool) -> None:
         if share < COVER_LOW:
             say(
                 f"warning: {name}.tif has a value at {share:.0%} of the recordings; the others "
-                f"count as average"
+                "count as average"
             )
     title = f"{rows['validation']:,} random recordings held out"
     columns = {

@@ -48,8 +48,8 @@ class PlaceScore:
         """The figures as a table."""
         why = "".join(f", {count:,} {reason}" for reason, count in self.left_out.items())
         title = (
-            f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} "
-            f"of unknown species"
+            f"{name}: {self.used:,} of {self.rows:,} recordings{why}; {self.unknown_species:,} of "
+            "unknown species"
         )
         columns = {"model": self.model, "commonest species": self.baseline_majority}
         return figures_table(columns, title)

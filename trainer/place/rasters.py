@@ -26,8 +26,8 @@ _WGS84 = rasterio.crs.CRS.from_epsg(4326)
 _GRID_SHAPE = (int(180 / GRID_STEP_DEG), int(360 / GRID_STEP_DEG))
 _CACHE_BYTES = 64 << 20  # for decoded blocks; GDAL's default is a twentieth of the machine's memory
 _MEMORY = (
-    "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER "
-    "--res 0.25 --resampling average"
+    "not enough memory to read it; free some, or make it coarser: rio warp FILE COARSER --res 0.25 "
+    "--resampling average"
 )
 # The same meridian by other numbers: grids start at -180, -180.375 or 0.
 _TURNS = (0.0, 360.0, -360.0)
@@ -96,7 +96,7 @@ def _layer(path: Path) -> Iterator[rasterio.DatasetReader]:
             if raster.crs is None:
                 raise CorpusError(
                     f"{path}: expected a georeferenced GeoTIFF, found no coordinate reference "
-                    f"system"
+                    "system"
                 )
             yield raster
     except MemoryError as error:

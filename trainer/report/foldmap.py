@@ -97,7 +97,7 @@ def assign_folds(
     if same:
         lines.append(
             f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one "
-            f"fold"
+            "fold"
         )
     console.print(table, *lines, sep="\n", highlight=False)
     return placed
@@ -144,8 +144,8 @@ def draw_folds(
         )
         blocks = len({p.block for p in placed if p.block})
         headline = (
-            f"{len(placed):,} recordings in {folds} folds; {blocks:,} blocks of "
-            f"{cell_deg:g}° and a quarter whole"
+            f"{len(placed):,} recordings in {folds} folds; {blocks:,} blocks of {cell_deg:g}° and "
+            "a quarter whole"
         )
         figure.suptitle(headline, x=0.01, ha="left", weight="bold", size=12)
         with replacing(path) as temporary:

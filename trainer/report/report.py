@@ -265,8 +265,8 @@ def _metadata(run: Run) -> Section:
     )
     if found.get("limit_km"):
         text += (
-            f" Species that nobody recorded within {found['limit_km']:g} km of a place are "
-            f"never reported there."
+            f" Species that nobody recorded within {found['limit_km']:g} km of a place are never "
+            "reported there."
         )
     drawn = "Share in the mixture, %" if better else "Importance, %"
     drawing = figures.bars(names, [float(line["importance"]) for line in features], drawn)

@@ -103,8 +103,8 @@ class _Tracker(threading.Thread):
                 self._warned = True
                 reason = str(error).splitlines()[0][:200]
                 advice = (
-                    "training continues; missing data is sent when it answers, or by the "
-                    "next fit-all"
+                    "training continues; missing data is sent when it answers, or by the next "
+                    "fit-all"
                 )
                 self._console.print(f"tracking: {reason}; {advice}", markup=False, highlight=False)
 

@@ -60,8 +60,8 @@ def _rows_text(scores: Mapping[str, Any]) -> str:
     without = scores["rows_without_prior"]
     if without:
         text += (
-            f" {without:,} rows of soundscapes without a known place or date count in the "
-            f"right figure only."
+            f" {without:,} rows of soundscapes without a known place or date count in the right "
+            "figure only."
         )
     return text
 
@@ -108,11 +108,11 @@ _RULES = {
 def _rules(scores: Mapping[str, Any]) -> list[Html]:
     """A paragraph and a table that compare the rules for thresholds."""
     text = (
-        "Rules for the threshold of the blended score. F1 elsewhere: on each soundscape when "
-        "blend and thresholds are chosen on the others, with its 95 % interval; only a rule that "
-        "is better there is worth using. A species with at least 5 labelled rows in two "
-        "soundscapes gets the threshold of the best F1 while the others keep theirs, shrunk "
-        "towards the global one the fewer rows it has."
+        "Rules for the threshold of the blended score. F1 elsewhere: on each soundscape when blend "
+        "and thresholds are chosen on the others, with its 95 % interval; only a rule that is "
+        "better there is worth using. A species with at least 5 labelled rows in two soundscapes "
+        "gets the threshold of the best F1 while the others keep theirs, shrunk towards the global "
+        "one the fewer rows it has."
     )
     header = [
         "threshold",

@@ -97,7 +97,7 @@ class _Distil:
         if self.corpus is not None and self.corpus.taxonomy.digest != run.taxonomy.digest:
             raise ConfigError(
                 f"--data {options.data}: has other species than the run; give the corpus it was "
-                f"made from"
+                "made from"
             )
         if self.corpus is not None:
             require_readable(self.corpus)
@@ -401,11 +401,11 @@ def _warnings(info: StudentInfo) -> list[str]:
     if info.agreement < AGREEMENT:
         told.append(
             f"[yellow]the cascade's agreement is below {AGREEMENT:.1%}[/yellow]: more --sound "
-            f"would help"
+            "would help"
         )
     if info.opened > _OPENED_MAX:
         told.append(
             f"[yellow]more than {_OPENED_MAX:.0%} of windows go to the bag[/yellow]: more --sound "
-            f"would help"
+            "would help"
         )
     return told

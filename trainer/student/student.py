@@ -133,7 +133,7 @@ def load_student(run: Run, info: StudentInfo) -> nn.Module:
         path = run.folder / FOLDER / WEIGHTS
         raise CorpusError(
             f"{path}: is missing or damaged: it is not what was trained; run: python -m trainer "
-            f"distil"
+            "distil"
         )
     network = build_network(NetworkSpec.of(info))
     read_weights(run.folder / FOLDER / WEIGHTS, network)

@@ -160,7 +160,7 @@ def _threads(run: Run, workplace: Workplace, spare: int, console: Console) -> in
     ):
         told = (
             f"--threads {spare} would use all cores, but only in a new run: results depend on "
-            f"threads"
+            "threads"
         )
         console.print(f"each network has one thread; {told}", highlight=False, soft_wrap=True)
     threads = int(kept or asked or 1)

@@ -46,14 +46,14 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
         found.append(
             "this model is no better than guessing: in recordings that it was not trained on, its "
             f"balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; guessing gives "
-            f"{out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. "
-            "More recordings of each species, or more epochs, may help"
+            f"{out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. More recordings "
+            "of each species, or more epochs, may help"
         )
     elif _unsure(run):
         found.append(
             "no network of this model is ever sure of a sound that it was not trained on (F1 0.000 "
-            "at a score of 0.5): its scores are low, and so are its thresholds. More recordings "
-            "of each species, or more epochs, may help"
+            "at a score of 0.5): its scores are low, and so are its thresholds. More recordings of "
+            "each species, or more epochs, may help"
         )
     scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
     if scores.get("basis") == "soundscapes":
