@@ -8,10 +8,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import typer
 from typer.core import TyperGroup
@@ -49,6 +50,9 @@ OUTSIDE = frozenset(
 )
 # Errors of a write to an open file, which do not name it.
 _UNNAMED = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+_AGAIN_S = 0.02  # until a Ctrl-C is delivered again that came inside a callback
 
 
 class Interrupt(BaseException):
@@ -146,7 +150,22 @@ def _hint(error: OSError) -> str:
     return whose(Path(error.filename)) if named else ""
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _is_in_callback(frame):
+        again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+        return
     # a second Ctrl-C ends the clean-up after the first
     signal.signal(signal.SIGINT, end_at_once)
     raise Interrupt
+
+
+def _is_in_callback(frame: FrameType | None) -> bool:
+    """True inside soundfile's callbacks from libsndfile (`vio_read` and so on): cffi prints what is
+    raised there and goes on."""
+    while frame is not None:
+        if frame.f_code.co_name.startswith("vio_"):
+            return True
+        frame = frame.f_back
+    return False

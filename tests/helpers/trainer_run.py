@@ -34,7 +34,10 @@ torch.set_num_threads(1)
 
 CODES = ("amered", "blujay", "comyel")
 CROPS = 2  # of each recording
-_HEADER = "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,date,filename,license,rating,time,url"
+_HEADER = (
+    "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,"
+    "date,filename,license,rating,time,url"
+)
 _RECIPE = """
 name: small
 seed: 1

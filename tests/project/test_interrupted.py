@@ -196,3 +196,35 @@ def test_in_the_middle_of_catboost_it_is_the_same_word(tmp_path: Path) -> None:
     assert program.returncode == EXIT_INTERRUPTED, said
     assert said.splitlines()[-1] == INTERRUPTED
     assert "Traceback" not in said
+
+
+IN_A_CALLBACK = """
+import io, os, signal, sys, time
+import soundfile
+from edge.contract.program import run_program
+
+class File(io.BytesIO):
+    struck = False
+    def tell(self):
+        if not File.struck:
+            File.struck = True
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().tell()
+
+def app():
+    buffer = io.BytesIO()
+    soundfile.write(buffer, [0.0] * 32_000, 32_000, format="FLAC")
+    soundfile.SoundFile(File(buffer.getvalue())).read()
+    print("decoded", flush=True)
+    time.sleep(float(sys.argv[1]))
+    print("never")
+
+run_program(app)
+"""
+
+
+def test_inside_a_callback_of_the_decoder_it_is_not_lost() -> None:
+    command = [sys.executable, "-W", "error", "-c", IN_A_CALLBACK, str(HANGS_S)]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=HANGS_S)
+    assert (done.returncode, done.stdout) == (EXIT_INTERRUPTED, "decoded\n"), done.stderr
+    assert done.stderr.splitlines() == [INTERRUPTED]

@@ -26,7 +26,10 @@ pytestmark = pytest.mark.slow
 
 SEED = 7
 SIZE = {"species": 3, "recordings": 4, "soundscapes": 2, "seed": SEED}
-OFFICIAL = "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,date,filename,license,rating,time,url"
+OFFICIAL = (
+    "primary_label,secondary_labels,type,latitude,longitude,scientific_name,common_name,author,"
+    "date,filename,license,rating,time,url"
+)
 BROKEN = 3  # rows whose audio is missing, unreadable or empty
 
 

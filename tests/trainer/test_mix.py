@@ -162,7 +162,7 @@ def test_a_folder_of_other_things_is_left_alone(corpus: Path, mixed: Path, tmp_p
             corpus, corpus.parent / "noise", mixed, replace(OPTIONS, minutes=2), lambda *_: None
         )
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains other files"):
         mix_soundscapes(corpus, corpus.parent / "noise", tmp_path, OPTIONS, lambda *_: None)
     with pytest.raises(CorpusError, match="expected sound files without birds"):
         mix_soundscapes(corpus, tmp_path, tmp_path / "out", OPTIONS, lambda *_: None)
