@@ -18,7 +18,7 @@ from edge.config import load_config
 from edge.contract.bundle import Bundle, read_bundle, seal_bundle
 from edge.contract.coordinates import check_coordinates
 from edge.contract.errors import BundleError, EngineError
-from edge.prior import table as prior
+from edge.prior import place_table as prior
 from edge.prior.place import GRID_STEP_DEG
 from edge.prior.place_table import (
     CELL_DEG,

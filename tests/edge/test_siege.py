@@ -37,7 +37,7 @@ from edge.daemon.threads import Errand, Leave, Worker
 from edge.host.clock import boot_id
 from edge.host.machine import this_process
 from edge.host.notify import Notifier
-from edge.prior import tables as priors
+from edge.prior import table_cache as priors
 from edge.replay.attempt_log import AttemptLog, note_stop
 from edge.store.attempts import AttemptCount
 from edge.store.clips import ClipTable

@@ -28,7 +28,7 @@ from edge.contract.blend import acoustic_scores
 from edge.contract.errors import BirdstationError
 from tests.trials import counted
 from trainer import metrics
-from trainer.book import Book
+from trainer.book import STAGES, Book
 from trainer.corpus.recordings import Corpus, read_sound
 from trainer.corpus.soundscapes import SITES
 from trainer.corpus.spectrograms import crops_max_samples
@@ -36,7 +36,7 @@ from trainer.files import read_json, write_json
 from trainer.networks.model import load_network
 from trainer.pipeline.stages import Options, run_stages
 from trainer.recipe import Recipe, find_recipe, read_recipe
-from trainer.run import STAGES, Run
+from trainer.run import Run
 from trainer.tuning.bag import score_images
 from trainer.tuning.predict import Predictor, predict
 from trainer.tuning.score import score_predictions
