@@ -234,6 +234,12 @@ class Config:
         return ZoneInfo(self.station.timezone) if self.station.timezone else None
 
 
+def check_state(state: Path) -> None:
+    """Raise ConfigError if something other than a folder has the name of the state folder."""
+    if state.exists() and not state.is_dir():
+        raise ConfigError(f"state: expected a folder, found a file: {state}")
+
+
 def find_settings() -> Path | None:
     """Settings file that applies if none is named: that of the current folder, else the system's;
     None: neither exists, so the defaults apply. The program that `make install` installed looks for

@@ -62,9 +62,8 @@ def _model(config: Config) -> list[CheckResult]:
         recognizer = best_recognizer(bundle, config.runtime, config.engines_folder, config.members)
         apart = recognizer.check_probe()
     except ConfigError as error:
-        return [
-            CheckResult("members", "bad", str(error), "Fix this line of station.yaml.", stops=True)
-        ]
+        name = "bundle" if "language" in str(error) else "members"
+        return [CheckResult(name, "bad", str(error), "Fix this line of station.yaml.", stops=True)]
     except (BundleError, OSError) as error:  # OSError: files of another user
         advice = (
             "Copy the bundle again, complete and readable for the station's user, or set bundle: "

@@ -153,7 +153,7 @@ def check_database(config: Config) -> list[CheckResult]:
             else (None,)
         )
     found = f"{path}: sound, {path.stat().st_size / 1e6:.1f} MB"
-    found += "".join(f", {count} {table}" for table, count in rows.items())
+    found += "".join(f", {n} {table[:-1] if n == 1 else table}" for table, n in rows.items())
     found += f", last recording {last}" if last else ""
     found += "; of an earlier version, upgraded when the station starts" if pending else ""
     kept = [file.name for file in set_aside(path)]

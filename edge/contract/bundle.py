@@ -38,7 +38,7 @@ from edge.contract.audio import (
     front_end,
 )
 from edge.contract.blend import Blend, KnownSpecies, Scores
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, ConfigError
 from edge.contract.folders import passed_over
 from edge.contract.strict import Range, SchemaError, parse
 from edge.contract.taxonomy import Taxonomy, read_names
@@ -394,9 +394,9 @@ def read_bundle(folder: Path, language: str | None = None) -> Bundle:
     if language is None:
         return Bundle(folder, manifest, taxonomy)
     if not (folder / NAMES).is_file():
-        raise BundleError(
-            f"{folder / NAMES}: missing: the bundle has names in one language only; remove "
-            "station.language"
+        raise ConfigError(
+            f"station.language: expected no language, since {folder} has names in one only; found "
+            f"{language!r}"
         )
     return Bundle(folder, manifest, taxonomy.named(read_names(folder / NAMES, language)))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from edge.contract.errors import BundleError
+from edge.contract.errors import BundleError, ConfigError
 from edge.contract.text import Table, TextError, is_printable, text_of
 
 _CODE = re.compile(r"[a-z0-9_-]{2,32}")
@@ -133,15 +133,14 @@ def read_names(path: Path, language: str) -> dict[str, str]:
     """Common names by code from a bundle's names.csv: `code`, then a column per language (de, fr,
     pt_BR …).
 
-    Raises BundleError naming the file if it is not such a table, or the available languages if this
-    one is missing.
+    Raises BundleError naming the file if it is not such a table, ConfigError naming the available
+    languages if this one is missing.
     """
     try:
         table = Table(text_of(path.read_bytes()), ["code"])
         if language not in table.names[1:]:
-            raise TextError(
-                f"expected a language of {', '.join(sorted(table.names[1:]))}, found {language!r}"
-            )
+            known = ", ".join(sorted(table.names[1:]))
+            raise ConfigError(f"station.language: expected one of {known}, found {language!r}")
         names = {}
         for line, row in table:
             if isinstance(row, dict):

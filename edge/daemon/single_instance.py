@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from edge.config import check_state
 from edge.contract.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -20,8 +21,7 @@ def alone(state: Path) -> Iterator[None]:
             state.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((state / "station.lock").open("w"))
         except OSError as error:
-            if state.exists() and not state.is_dir():
-                raise ConfigError(f"state: expected a folder, found a file: {state}") from None
+            check_state(state)
             log.warning("%s: %s", state, error.strerror or error)
         else:
             try:

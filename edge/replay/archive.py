@@ -15,7 +15,7 @@ from edge.analysis.stretch import Analyst
 from edge.capture.own_files import OWN_FOLDER, OwnFiles
 from edge.capture.recording import find_recordings
 from edge.clips.maker import ClipMaker
-from edge.config import Config
+from edge.config import Config, check_state
 from edge.contract.bundle import Bundle, read_bundle
 from edge.contract.errors import UsageError
 from edge.disclosure import Disclosure
@@ -109,6 +109,7 @@ def _replay_folder(
     jobs: int,
     cluster: str | None,
 ) -> ReplaySummary:
+    check_state(config.state)
     root, paths = recordings_in(folder, OwnFiles(config.state))
     jobs = max(1, min(jobs or cores(), len(paths)))
     runtime = replace(config.runtime, threads=config.runtime.threads or max(1, cores() // jobs))

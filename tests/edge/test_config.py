@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.config import Config, MqttSettings, load_config
+from edge.config import Config, MqttSettings, check_state, load_config
 from edge.contract.errors import ConfigError
 
 PROJECT = Path(__file__).parents[2]
@@ -186,3 +186,14 @@ def test_any_text_loads_or_says_why(tmp_path_factory: pytest.TempPathFactory, te
     path = tmp_path_factory.mktemp("fuzz") / "station.yaml"
     path.write_bytes(text.encode("utf8", "surrogatepass"))
     loads_or_says_why(path)
+
+
+def test_a_state_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    check_state(state)
+    state.mkdir()
+    check_state(state)
+    state.rmdir()
+    state.touch()
+    with pytest.raises(ConfigError, match=f"^state: expected a folder, found a file: {state}$"):
+        check_state(state)

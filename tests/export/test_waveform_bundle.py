@@ -234,9 +234,9 @@ def test_kinds_and_names(bundle: Bundle, tmp_path: Path) -> None:
     )
     assert german.digest == bundle.taxonomy.digest
     assert read_bundle(bundle.folder, "fr").taxonomy[4].common_name == "Engine"
-    with pytest.raises(BundleError, match="expected a language of de, fr, found 'xx'"):
+    with pytest.raises(ConfigError, match=r"station.language: expected one of de, fr, found 'xx'"):
         read_bundle(bundle.folder, "xx")
-    with pytest.raises(BundleError, match="one language"):
+    with pytest.raises(ConfigError, match=r"station.language: expected no language"):
         read_bundle(DEMO_FOLDER / "bundle", "de")
     path = tmp_path / "taxonomy.csv"
     path.write_text("code,scientific_name,common_name,kind\nab,A b,Ab,dog\n")
