@@ -1,4 +1,4 @@
-"""A model that is no better than guessing, or hears no birds, gives warnings: in the stages, the
+"""A model that cannot be told from guessing, or hears no birds, gives warnings: in the stages, the
 report and the export."""
 
 import io
@@ -94,7 +94,7 @@ def test_a_run_that_learned_nothing_says_so_everywhere(finished: Run) -> None:
     said = io.StringIO()
     tell_cautions(finished, Console(file=said, width=500))
     assert said.getvalue().count("warning: ") == 2
-    assert "no better than guessing" in said.getvalue()
+    assert "cannot be told from guessing" in said.getvalue()
     assert "no better than saying 'no bird' throughout" in said.getvalue()
     corpus = make_corpus(finished.folder.parent / "again")
     page = write_report(finished, corpus).read_text(encoding="utf8")
@@ -133,6 +133,6 @@ def test_export_warns_and_says_what_comes_next(finished: Run, tmp_path: Path) ->
         [*command, "--per-kind", "1", "--no-half"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "warning: this model is no better than guessing" in done.stderr
+    assert "warning: this model cannot be told from guessing" in done.stderr
     assert f"in station.yaml, bundle: {tmp_path / 'my bundle'}" in done.stderr
     assert f"verify '{tmp_path / 'my bundle'}'" in done.stderr

@@ -44,8 +44,8 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
     high = out_of_fold.get("guessing_high")
     if high is not None and out_of_fold["balanced_accuracy"] <= high:
         found.append(
-            "this model is no better than guessing: in recordings that it was not trained on, its "
-            f"balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; guessing gives "
+            "this model cannot be told from guessing: in recordings that it was not trained on, "
+            f"its balanced accuracy is {out_of_fold['balanced_accuracy']:.3f}; guessing gives "
             f"{out_of_fold['guessing']:.3f}, with luck {high:.3f}. Do not use it. More recordings "
             "of each species, or more epochs, may help"
         )
