@@ -1,5 +1,6 @@
-"""Detections of each species by hour of the day, and the effort: python
-examples/species_by_hour.py station.db
+"""Detections of each species by hour of the day, and the effort.
+
+    python examples/species_by_hour.py station.db
 
 Counts can only be compared together with the effort: more listening gives more detections.
 """

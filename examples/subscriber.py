@@ -1,5 +1,7 @@
-"""Print each detection of all stations as it arrives: python examples/subscriber.py [HOST
-[PORT]]"""
+"""Print each detection of all stations as it arrives.
+
+python examples/subscriber.py [HOST [PORT]]
+"""
 
 import json
 import sys
