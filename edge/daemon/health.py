@@ -325,7 +325,7 @@ _STATION: tuple[tuple[str, str, Callable[[Health], float | None]], ...] = (
         lambda h: len(h.problems),
     ),
     ("hearing", "1 while sound comes in.", lambda h: h.hearing),
-    ("level_dbfs", "Level of the latest sound, dB below full scale.", lambda h: h.level_dbfs),
+    ("level_dbfs", "Level of the latest sound, dB relative to full scale.", lambda h: h.level_dbfs),
     ("lag_seconds", "From the latest analysed sound to now.", lambda h: h.lag_s),
     ("waiting_seconds", "Sound that waits to be analysed.", lambda h: h.waiting_s),
     (

@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from edge.host.clock import Line
 from edge.store.clock import Boot
 
+_KNOWN = {
+    "synced": "the time is known: synced",
+    "rtc": "the time is known: rtc, a clock with a battery",
+    "fixed": "the time is known: fixed, by `clock fix`",
+    "recorder": "the time is the recorder's",
+    "unsynced": "the time is not known",
+}
+
 
 def boots_text(boots: Sequence[Boot]) -> str:
     """Boots, the state of their clock, and the source of their time now; lines are not wrapped."""
@@ -16,10 +24,15 @@ def _boot_text(boot: Boot) -> str:
     steps = ", ".join(f"{step:+.1f} s" for step in boot.steps)
     lines = [
         f"boot {boot.boot}",
-        f"  clock {boot.clock_state}; the time is known by now: {boot.known}",
-        f"  {boot.stretches} stretches, the first from {boot.first_utc}, the last from "
-        f"{boot.last_utc}; {boot.detections} detections",
+        f"  clock {boot.clock_state}; {_KNOWN.get(boot.known, boot.known)}",
     ]
+    if boot.stretches:
+        lines.append(
+            f"  {boot.stretches} stretches, the first from {boot.first_utc}, the last from "
+            f"{boot.last_utc}; {boot.detections} detections"
+        )
+    else:
+        lines.append(f"  no live sound; the station started at {boot.first_utc}")
     if boot.fixed_s:
         lines.append(f"  moved by {boot.fixed_s:+.1f} s")
     if steps:

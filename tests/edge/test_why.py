@@ -19,6 +19,8 @@ from edge.analysis.stretch import Analyst, Stretch
 from edge.config import load_config
 from edge.contract.bundle import read_bundle
 from edge.daemon.ledger import Ledger
+from edge.reports.boots import boots_text
+from edge.store.clock import Boot
 from edge.store.record import Store
 from edge.types import GapRow, LoadLevel, Place
 from tests import HANGS_S
@@ -224,3 +226,21 @@ def test_views_are_what_people_ask_for(station: Path) -> None:
         assert store.rows(
             "SELECT day, source, analysed_s, lost_s FROM effort_by_day WHERE analysed_s > 0"
         ) == [("2019-05-22", "microphone", 30.0, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("known", "stretches", "words"),
+    [
+        ("unsynced", 0, ("the time is not known", "no live sound; the station started at a")),
+        (
+            "fixed",
+            2,
+            ("the time is known: fixed", "2 stretches, the first from a, the last from b"),
+        ),
+    ],
+)
+def test_boots_say_whether_their_time_is_known(
+    known: str, stretches: int, words: tuple[str, str]
+) -> None:
+    boot = Boot("1", "unsynced", "a", "b", stretches, 3, 0.0, known, ())
+    assert all(word in boots_text([boot]) for word in words)
