@@ -75,8 +75,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="birdstation on the device: sound in, a trustworthy record of birds out.",
-    epilog="Exit status: 0 success · 2 wrong usage · 3 done, some recordings refused · 73 cannot "
-    "be written · 78 a setting or bundle is wrong · 130 interrupted",
+    epilog="Exit status: 0 success · 1 not ready, or the record cannot be used · 2 wrong usage · "
+    "3 done, some recordings refused · 73 cannot be written · 78 a setting or bundle is wrong · "
+    "130 interrupted · 143 ended by SIGTERM",
 )
 CONFIG = Annotated[
     Path | None,
