@@ -25,6 +25,7 @@ import argparse
 import ast
 import re
 import statistics
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -98,7 +99,10 @@ class Source:
     @cached_property
     def nodes(self) -> list[ast.AST]:
         """All nodes of its tree, the module first."""
-        return list(ast.walk(ast.parse(self.text)))
+        try:
+            return list(ast.walk(ast.parse(self.text)))
+        except SyntaxError as error:
+            sys.exit(f"{self.path}: line {error.lineno}: expected Python, found {error.msg}")
 
     @property
     def module(self) -> ast.Module:

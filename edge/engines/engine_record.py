@@ -9,12 +9,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edge.contract.bundle import Bundle, BundleMember, file_sha256
 from edge.contract.errors import EngineError
-from edge.contract.strict import SchemaError, parse
 from edge.engines.device import Device
+from edge.engines.record_file import read_record_file
 
 FILE = "engine.json"
 SCHEMA = 1
@@ -69,22 +69,7 @@ class EngineRecord:
 def read_record(folder: Path) -> EngineRecord | None:
     """The engine.json of a folder; None if there is none. Raises EngineError if it cannot be
     used."""
-    path = folder / FILE
-    try:
-        raw: Any = json.loads(path.read_text(encoding="utf8"))
-        found = raw.get("schema") if isinstance(raw, dict) else None
-        if found != SCHEMA:
-            raise EngineError(
-                f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export trt "
-                "again"
-            )
-        record: EngineRecord = parse(EngineRecord, raw)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:  # SchemaError is a ValueError
-        reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
-        raise EngineError(f"{path}: {reason}; run python -m export trt again") from error
-    return record
+    return read_record_file(folder / FILE, EngineRecord, SCHEMA, "python -m export trt")
 
 
 def engines_for(

@@ -13,15 +13,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from edge.config import Members
 from edge.contract.bundle import PROBE_TOLERANCE, Bundle, BundleMember
 from edge.contract.errors import BundleError, EngineError
-from edge.contract.strict import SchemaError, parse
 from edge.engines.engine import Engine, answers_of
 from edge.engines.onnx import OnnxEngine, cores
 from edge.engines.openvino import CpuPrecision, OpenvinoEngine
+from edge.engines.record_file import read_record_file
 
 FILE = "tuned.json"
 SCHEMA = 1
@@ -171,18 +171,4 @@ def open_tuned(
 def read_tuned(path: Path) -> TuningRecord | None:
     """The contents of a tuned.json; None if there is none. Raises EngineError if it cannot be
     used."""
-    try:
-        raw: Any = json.loads(path.read_text(encoding="utf8"))
-        found = raw.get("schema") if isinstance(raw, dict) else None
-        if found != SCHEMA:
-            raise EngineError(
-                f"{path}: schema {found!r}; this version reads {SCHEMA}; run python -m export tune "
-                "again"
-            )
-        tuned: TuningRecord = parse(TuningRecord, raw)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:  # SchemaError is a ValueError
-        reason = error if isinstance(error, SchemaError) else f"not readable: {error}"
-        raise EngineError(f"{path}: {reason}; run python -m export tune again") from error
-    return tuned
+    return read_record_file(path, TuningRecord, SCHEMA, "python -m export tune")

@@ -1,7 +1,7 @@
-"""Recordists near a place: who they are, what else they recorded, and whether they upload a species
+"""Observers near a place: who they are, what else they recorded, and whether they upload a species
 twice from one outing.
 
-Recordists are numbers here, without names. Numpy only; knows no probabilities.
+Observers are numbers here, without names. Numpy only; knows no probabilities.
 """
 
 from dataclasses import dataclass

@@ -155,3 +155,10 @@ def test_rooms_arrows_and_floors(tmp_path: Path) -> None:
     assert plan.floors == 3
     assert house.rooms_of_tests(tmp_path) == ["edge", "test_flat"]
     assert "4 / 3 / 3" in house.table(tmp_path)
+
+
+def test_a_source_that_is_no_python_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "edge").mkdir()
+    (tmp_path / "edge" / "owl.py").write_text("def (\n")
+    with pytest.raises(SystemExit, match=r"^edge/owl\.py: line 1: expected Python, found "):
+        house.table(tmp_path)

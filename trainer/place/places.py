@@ -74,7 +74,7 @@ class Places:
         return self.columns[self.label]
 
     def seen(self, rows: NDArray[np.int64], more: int) -> RecordingContext:
-        """Recordists and background species of the recordings `rows` (ascending), followed by
+        """Observers and background species of the recordings `rows` (ascending), followed by
         `more` recordings of which nothing is known."""
         kept = np.isin(self.background_row, rows)
         return RecordingContext(
