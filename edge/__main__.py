@@ -20,35 +20,32 @@ import typer
 
 from edge.check.run import run_checks
 from edge.check.verdict import checks_summary, checks_table, exit_status
-from edge.clips.disk_reserve import Reserve
-from edge.clips.retention import ALL_CLIPS, Retention
 from edge.config import DEMO_FOLDER, Config, find_settings, load_config, named
 from edge.contract.audio import WINDOW_SAMPLES
 from edge.contract.bundle import read_bundle
-from edge.contract.errors import EXIT_REFUSED, StoreError, UsageError
+from edge.contract.errors import EXIT_REFUSED, StoreError
 from edge.contract.labels import read_labels
 from edge.contract.program import Commands, run_program
 from edge.contract.rights import look_at
 from edge.contract.screen import CommandLines, Screen, say, say_lines
 from edge.daemon.station import run_station
-from edge.demo.invented import REMEDY, notice_of
 from edge.demo.run import run_demo
 from edge.host.clock import Clock
 from edge.host.machine import user_name
 from edge.reports.boots import boots_text, fix_text
-from edge.reports.known_classes import known_species, known_table
+from edge.reports.corpus import summary_lines, write_corpus
+from edge.reports.known_classes import known_lines, known_species, known_table
 from edge.reports.parquet import check_parquet, write_parquet
 from edge.reports.pictures import write_pictures
 from edge.reports.progress import replay_with_progress
-from edge.reports.retention import retention_lines, retention_summary, retention_table
+from edge.reports.retention import retention_lines, retention_summary, retention_table, tidy
 from edge.reports.score import score_store
 from edge.reports.screen_summary import show_replay
 from edge.reports.summary import Cost, cpu_seconds, replay_summary
 from edge.reports.tables import score_text
-from edge.reports.why import explain, why_tables
+from edge.reports.why import explain, species_instead, why_tables
 from edge.store.backup import backup as make_backup
-from edge.store.clips import ClipTable
-from edge.store.clock import ClockTable, present_time
+from edge.store.clock import ClockTable
 from edge.store.record import Store
 
 
@@ -284,12 +281,8 @@ def species(
     console = Screen()
     if known:
         console.print(known_table(known))
-    console.print(
-        f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}",
-        soft_wrap=True,
-    )
-    if notice := notice_of(bundle.manifest.taxonomy_digest):
-        console.print(f"[yellow]The {notice}.[/]\n{REMEDY}.")
+    for line in known_lines(bundle, known):
+        console.print(line, soft_wrap=True)
 
 
 @app.command()
@@ -321,7 +314,10 @@ def review(
     verdict: Annotated[ReviewVerdict, typer.Argument(help="The reviewer's verdict.")],
     instead: Annotated[
         str | None,
-        typer.Option(metavar="SPECIES", help="The right species: a code, a name, or any words."),
+        typer.Option(
+            metavar="SPECIES",
+            help="The right species: a code, a name, or any words; nocall: no bird at all.",
+        ),
     ] = None,
     note: Annotated[str, typer.Option(help="Anything worth keeping.")] = "",
     reviewer: Annotated[
@@ -334,7 +330,7 @@ def review(
     with Store(_record(load_config(_settings(config)))) as store:
         found = explain(store, detection)
         who = reviewer or user_name()
-        other = _instead(store, instead, verdict)
+        other = species_instead(store, instead, verdict.value)
         said = "SELECT verdict, instead, note FROM reviews WHERE detection = ? AND reviewer = ?"
         before = store.rows(said, (found["id"], who))
         store.review(found["id"], who, verdict.value, note, keep=True, instead=other)
@@ -347,16 +343,28 @@ def review(
         say(f"this replaces: {', '.join(filter(None, words))}")
 
 
-def _instead(store: Store, text: str | None, verdict: ReviewVerdict) -> str | None:
-    """Code of the species, if the record has one of this code or name; else the text unchanged,
-    since a reviewer may know species that the bundle does not. Raises UsageError with verdict
-    correct."""
-    words = " ".join((text or "").split())
-    if words and verdict == ReviewVerdict.correct:
-        raise UsageError(
-            f"--instead: found {words!r} with verdict correct; expected with wrong or unsure"
-        )
-    return (store.species_named(words) or words) if words else None
+@app.command()
+def corpus(
+    out: Annotated[Path, typer.Option(help="Folder: new, empty, or the corpus of an earlier run.")],
+    config: CONFIG = None,
+    as_json: AS_JSON = False,
+) -> None:
+    """Write the clips that reviewers confirmed, or named as another species, as a corpus to train
+    on, in the layout of docs/corpus.md.
+
+    A later run adds what is new and takes out what a later review took back. The record is only
+    read. Exit status 3: done, some clips could not be read.
+    """
+    path = _settings(config, as_json)
+    settings = load_config(path)
+    _record(settings)
+    with named(path), Screen(stderr=True).status("reviews") as status:
+        done = write_corpus(settings, out, status.update)
+    if as_json:
+        say(json.dumps(asdict(done), ensure_ascii=False))
+    else:
+        say_lines("\n".join(summary_lines(done)))
+    raise typer.Exit(EXIT_REFUSED if done.unread else 0)
 
 
 @app.command()
@@ -400,13 +408,8 @@ def clock_show(config: CONFIG = None, as_json: AS_JSON = False) -> None:
         boots = table.boots()
     if as_json:
         say(json.dumps([asdict(boot) for boot in boots]))
-    elif boots:
-        say_lines(boots_text(boots))
     else:
-        say(
-            "No time in this record is from this machine's clock: recordings have the times of "
-            "their recorders."
-        )
+        say_lines(boots_text(boots))
 
 
 @clock_app.command("fix")
@@ -446,14 +449,7 @@ def retention(
     do kept and reviewed clips."""
     settings = load_config(_settings(config, as_json))
     _record(settings)
-    reserve = Reserve(settings.state)
-    if not dry_run:
-        reserve.give_up_if_full()
-    time = present_time(settings.database, Clock())
-    with ClipTable(settings.database, durable=True) as table:
-        keeper = Retention(table, settings.clips_folder, reserve, settings.retention)
-        done = keeper.tidy(time.now, clock_is_set=time.known, dry_run=dry_run, limit=ALL_CLIPS)
-        protected = table.protected(settings.retention.per_species)
+    done, protected = tidy(settings, dry_run)
     if as_json:
         say(json.dumps(retention_summary(done, protected, dry_run)), flush=True)
         return

@@ -8,11 +8,14 @@ so that a change of the settings also affects earlier messages.
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from edge.capture.place_in_name import without_places
 from edge.config import Config
+from edge.contract.errors import ConfigError
 from edge.types import Place
 
 _EXACT = 6  # decimals of a degree: 0.1 m
@@ -42,6 +45,17 @@ _OURS = {
     "last_sound_utc",
     "last_detection_utc",
 }
+
+
+def check_sensitive(config: Config, known: Collection[str], database: Path) -> None:
+    """Check the codes of sensitive species against those `known` to the record, if it knows any: a
+    typing mistake would publish the sound of a protected species. Raises ConfigError."""
+    unknown = sorted(set(config.sensitive.species) - set(known))
+    if known and unknown:
+        raise ConfigError(
+            f"sensitive.species: expected codes of the species in {database}, found "
+            f"{', '.join(unknown)}; `birdstation species` lists them"
+        )
 
 
 @dataclass(frozen=True)

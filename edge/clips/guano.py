@@ -9,6 +9,15 @@ from edge.disclosure import Disclosure
 from edge.types import ClipRow, Detection, RecordingRow
 
 _SPECIES_MAX = 20  # with a threshold of 0 all species would be listed
+LOCATION = "Loc Position"
+# Fields that the station fills itself; all others may contain names of files, and so places.
+FREE_OF_PLACES = frozenset(
+    (
+        *("GUANO|Version", "Timestamp", "Samplerate", "Length", "Make", "Model"),
+        *("Species Auto ID", "birdstation|Bundle", "birdstation|Scores", "birdstation|Offset"),
+        *("birdstation|Clock", "birdstation|Time Source"),
+    )
+)
 
 
 def guano_text(
@@ -28,7 +37,7 @@ def guano_text(
     fields = {
         "GUANO|Version": "1.0",
         "Timestamp": local.isoformat(timespec="milliseconds"),
-        "Loc Position": disclosure.clip_place(place) if place else "",
+        LOCATION: disclosure.clip_place(place) if place else "",
         "Samplerate": str(RATE_HZ),
         "Length": f"{clip.seconds:.3f}",
         "Make": "birdstation",

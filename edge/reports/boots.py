@@ -13,11 +13,15 @@ _KNOWN = {
     "recorder": "the time is the recorder's",
     "unsynced": "the time is not known",
 }
+_NONE = (
+    "No time in this record is from this machine's clock: recordings have the times of their "
+    "recorders."
+)
 
 
 def boots_text(boots: Sequence[Boot]) -> str:
     """Boots, the state of their clock, and the source of their time now; lines are not wrapped."""
-    return "\n\n".join(map(_boot_text, boots))
+    return "\n\n".join(map(_boot_text, boots)) or _NONE
 
 
 def _boot_text(boot: Boot) -> str:

@@ -1,7 +1,7 @@
 """The classes of a bundle, and the score from which each of them counts as heard. Knows no sound
 and no record."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from math import isnan
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from edge.analysis.detector import rules_of
 from edge.config import DetectSettings
 from edge.contract.bundle import Bundle
+from edge.demo.invented import REMEDY, notice_of
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,11 @@ def known_table(known: Iterable[KnownClass]) -> Table:
             " / ".join(scores),
         )
     return table
+
+
+def known_lines(bundle: Bundle, known: Sized) -> Iterator[str]:
+    """Lines below the table, with markup: how many of the bundle's classes are `known`, and a
+    notice if its birds are invented."""
+    yield f"{len(known)} of {len(bundle.taxonomy)} classes of the bundle in {bundle.folder}"
+    if notice := notice_of(bundle.manifest.taxonomy_digest):
+        yield f"[yellow]The {notice}.[/]\n{REMEDY}."

@@ -16,9 +16,9 @@ from edge.clips.encode import encode, pcm
 from edge.clips.retention import is_there
 from edge.config import Config
 from edge.contract.audio import Samples
-from edge.contract.errors import ConfigError, RecordingError, StoreError, UsageError
+from edge.contract.errors import RecordingError, StoreError, UsageError
 from edge.contract.folders import holds_nothing
-from edge.disclosure import Disclosure
+from edge.disclosure import Disclosure, check_sensitive
 from edge.reports.best_detections import Evidence, SpeciesRecord, evidence_of, heard_in
 from edge.reports.page import MARK, Card, page
 from edge.reports.sound import WindowSound, cut_of_clip, cut_out, recordings_under
@@ -57,7 +57,8 @@ def write_pictures(
     root = folder or (config.folder.path if config.source == "folder" else None)
     disclosure = Disclosure.of(config)
     _check(out, root)
-    _check_names(store, config)
+    known = {code for (code,) in store.rows("SELECT code FROM species")}
+    check_sensitive(config, known, store.path)
     try:
         files = recordings_under(store, config.station.id, root) if root else {}
     except RecordingError as error:
@@ -112,18 +113,6 @@ def _check(out: Path, root: Path | None) -> None:
         raise UsageError(f"{path}: not made by `edge pictures`; choose another folder for --out")
     if not holds_nothing(beside) and not (beside / _FOLDER_MARK).is_file():
         raise UsageError(f"{beside}: not made by `edge pictures`; choose another folder for --out")
-
-
-def _check_names(store: Store, config: Config) -> None:
-    """Check the codes of sensitive species: a typing mistake would publish the sound of a protected
-    species. Raises ConfigError."""
-    known = {code for (code,) in store.rows("SELECT code FROM species")}
-    unknown = sorted(set(config.sensitive.species) - known)
-    if known and unknown:
-        raise ConfigError(
-            f"sensitive.species: expected codes of the species in {store.path}, found "
-            f"{', '.join(unknown)}; `birdstation species` lists them"
-        )
 
 
 def _make(beside: Path) -> None:

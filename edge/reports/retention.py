@@ -1,11 +1,16 @@
-"""The result of a clean-up of clips, for people and for programs. Prints nothing itself."""
+"""`birdstation retention`: a clean-up of clips, and its result for people and for programs. Prints
+nothing itself."""
 
 from typing import Any
 
 from rich.table import Table
 
-from edge.clips.retention import Reason, RetentionSummary
-from edge.host.clock import boot_id
+from edge.clips.disk_reserve import Reserve
+from edge.clips.retention import ALL_CLIPS, Reason, Retention, RetentionSummary
+from edge.config import Config
+from edge.host.clock import Clock, boot_id
+from edge.store.clips import ClipTable
+from edge.store.clock import present_time
 
 _WORDS: dict[Reason, str] = {
     "age": "older than retention.days",
@@ -13,6 +18,19 @@ _WORDS: dict[Reason, str] = {
     "unused": "no detection uses it: its recording was analysed again",
     "full": "among a species' best: the disk is full, and no other clip was left to remove",
 }
+
+
+def tidy(settings: Config, dry_run: bool) -> tuple[RetentionSummary, tuple[int, int]]:
+    """Clean up the clips of a record. Returns the result, and number and bytes of the clips that
+    are never removed. Raises StoreError."""
+    reserve = Reserve(settings.state)
+    if not dry_run:
+        reserve.give_up_if_full()
+    time = present_time(settings.database, Clock())
+    with ClipTable(settings.database, durable=True) as table:
+        keeper = Retention(table, settings.clips_folder, reserve, settings.retention)
+        done = keeper.tidy(time.now, clock_is_set=time.known, dry_run=dry_run, limit=ALL_CLIPS)
+        return done, table.protected(settings.retention.per_species)
 
 
 def retention_summary(

@@ -132,6 +132,18 @@ def _check_reviews(store: Store, prefix: str) -> None:
         )
 
 
+def species_instead(store: Store, text: str | None, verdict: str) -> str | None:
+    """Code of the species, if the record has one of this code or name; else the text unchanged,
+    since a reviewer may know species that the bundle does not. Raises UsageError with verdict
+    correct."""
+    words = " ".join((text or "").split())
+    if words and verdict == "correct":
+        raise UsageError(
+            f"--instead: found {words!r} with verdict correct; expected with wrong or unsure"
+        )
+    return (store.species_named(words) or words) if words else None
+
+
 def _licence(manifest: dict[str, Any]) -> str | None:
     licence = manifest.get("licence")
     return None if not licence else str(Licence(**licence))
