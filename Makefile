@@ -1,5 +1,6 @@
 # birdstation: each of these does all the set-up on a fresh Debian or Ubuntu. `make help` prints this list.
 #   make birds        real species in real sound (FOLDER=recordings PLACE=LAT,LON ACCEPT=CC-BY-NC-SA-4.0 FROM=packages)
+#   make own          your own birds from a folder for each species (FOLDER=sorted QUIET=without-birds, as above)
 #   make demo         the station on its own: base install, shipped bundle (invented birds), a broker, detections
 #   make test         everything the project promises, checked
 #   make test-station the station's tests alone, without the trainer's libraries (PYTHON=python3.10)
@@ -25,7 +26,7 @@ SYSTEM_TEST := systemd pulseaudio pulseaudio-utils libasound2-plugins
 # Without compiling what is never imported: a third less disk. What a station imports is compiled right after.
 INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help birds demo pictures demo-train test test-station check coverage lint bench clean system
+.PHONY: help birds own demo pictures demo-train test test-station check coverage lint bench clean system
 
 help:
 	@sed -n 's/^#   //p; /^$$/q' Makefile
@@ -38,6 +39,12 @@ birds: SYSTEM :=
 birds: .venv/adopt
 	@$(BASE) -m export birds --out build/birds $${PLACE:+"--place=$$PLACE"} $${ACCEPT:+--accept "$$ACCEPT"} \
 	  $${FROM:+--from "$$FROM"} $${FOLDER:+-- "$$FOLDER"}
+
+own: SYSTEM :=
+own: .venv/own
+	@$(BASE) -m export own --out build/own $${PLACE:+"--place=$$PLACE"} $${ACCEPT:+--accept "$$ACCEPT"} \
+	  $${FROM:+--from "$$FROM"} $${QUIET:+"--quiet=$$QUIET"} $${NEW:+"--new=$$NEW"} -- "$${FOLDER:?expected \
+	  FOLDER=recordings, with a folder for each species}"
 
 # README's picture, drawn from what the demonstration found.
 pictures: .venv-dev/installed
@@ -119,6 +126,10 @@ system:
 
 .venv-dev/installed: pyproject.toml | system
 	@$(MAKE) --no-print-directory venv DIR=.venv-dev EXTRAS='[dev]'
+
+.venv/own: pyproject.toml | system
+	@$(MAKE) --no-print-directory venv DIR=.venv EXTRAS='[adopt,export]'
+	@touch $@
 
 NEW_ENOUGH := 'import sys; sys.version_info >= (3, 10) or sys.exit("error: expected Python 3.10 or newer, found " + \
   sys.version.split()[0] + "; name another with PYTHON=/path/to/python3")'

@@ -425,6 +425,43 @@ def birds(
     )
 
 
+@app.command()
+def own(
+    recordings: Annotated[
+        Path, typer.Argument(help="A folder with a folder of recordings for each species.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for all results.")] = Path("build/own"),
+    quiet: Annotated[
+        Path | None, typer.Option(help="Folder of sounds without birds, from your site.")
+    ] = None,
+    place: Annotated[
+        str | None,
+        typer.Option(metavar="LAT,LON", help="Where recordings were made that do not tell it."),
+    ] = None,
+    new: Annotated[
+        list[str],
+        typer.Option(help="Name of a species that the model does not know; can be repeated."),
+    ] = [],  # noqa: B006 - an empty list for typer
+    accept: Annotated[
+        str | None,
+        typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="An adopted bundle, instead of BirdNET.")
+    ] = None,
+    from_folder: Annotated[
+        Path | None,
+        typer.Option("--from", help="Folder of downloaded packages, for work without internet."),
+    ] = None,
+) -> None:
+    """Teach a published model your own birds: adopt BirdNET, train heads on a folder of recordings
+    sorted by species, export and check a bundle."""
+    from export.own import OwnOptions, run_own
+
+    options = OwnOptions(recordings, quiet, place, tuple(new), accept, model, from_folder)
+    run_own(out, Screen(), options)
+
+
 def main() -> None:
     """Run a command; a user's mistake gives one line, never a traceback."""
     run_program(_commands)

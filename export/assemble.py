@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from edge.contract.audio import Image, mel_image
+from edge.contract.audio import WAVEFORM, Image, mel_image
 from edge.contract.blend import Scores, acoustic_scores, blend_scores
 from edge.contract.bundle import (
     PRIOR,
@@ -20,22 +20,26 @@ from edge.contract.bundle import (
     Manifest,
     Probe,
     Student,
+    named_front_end,
     seal_bundle,
 )
+from edge.contract.errors import UsageError
 from edge.engines.onnx import OnnxEngine
 from edge.prior.nearby import FILE as NEARBY
 from edge.prior.place import NUMERIC, FeatureSpec
 from edge.prior.place_table import compute_prior_table
 from export.half import to_half
+from export.heads import copy_names_and_licence, write_members
 from export.int8 import quantise_members, with_int8
 from export.parity import parity
 from export.place_bundle import bundle_place, check_out
-from export.probe_clips import probe_clips
+from export.probe_clips import probe_clips, waveform_clips
 from export.to_onnx import to_onnx, torch_scores
 from trainer.corpus.spectrograms import Spectrograms
 from trainer.networks.model import load_network
 from trainer.run import MemberInfo, Run
 from trainer.student.student import StudentInfo, load_student, read_student
+from trainer.transfer.ensemble import TransferEnsemble
 
 _PRIOR_FILES = ("model.onnx", "features.json", "grid.npz")
 _PROBE_DAY = 135  # mid May
@@ -63,6 +67,8 @@ def assemble(
     Raises UsageError if `out` contains anything but a bundle, CorpusError if the run is not
     finished or its student is for another bag.
     """
+    if run.recipe.transfer is not None:
+        return _assemble_heads(run, out, per_kind, report, int8)
     folder, _ = check_out(out)
     members = _chosen(run.bag(), per_kind)
     student = read_student(run)
@@ -82,6 +88,64 @@ def assemble(
         manifest = _manifest(run, members, student, halved, has_prior, per_kind)
         bundle = seal_bundle(work, _with_int8(run, work, manifest, progress) if int8 else manifest)
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
+
+
+def _assemble_heads(run: Run, out: Path, per_kind: int | None, report: bool, int8: bool) -> Bundle:
+    """Export a run of heads on a published model: one network, in full precision."""
+    if int8:
+        raise UsageError(
+            f"{run.folder}: heads on a published model have no 8-bit form; leave out --int8"
+        )
+    folder, _ = check_out(out)
+    bag = _chosen(run.bag(), per_kind)
+    ensemble = TransferEnsemble(run, bag)
+    with bundle_place(out) as work:
+        (work / "members").mkdir(parents=True)
+        run.taxonomy.write_csv(work / TAXONOMY)
+        if report and (run.folder / "report.html").is_file():
+            shutil.copyfile(run.folder / "report.html", work / "report.html")
+        has_prior = _copy_prior(run, work)
+        members = write_members(ensemble, bag, run.taxonomy, work)
+        licence = copy_names_and_licence(ensemble, run.taxonomy, work)
+        clips = waveform_clips()
+        scores = ensemble.scores(clips.astype(np.float32) / 32768.0)
+        acoustic = acoustic_scores(scores, ensemble.kinds, run.tuning().blend, ensemble.known)
+        place = _place_and_prior(run, work) if has_prior else (0.0, 0.0, None)
+        latitude, longitude, prior = place
+        Probe.of_waveform(
+            clips,
+            member_scores=scores,
+            latitude=latitude,
+            longitude=longitude,
+            day_of_year=_PROBE_DAY,
+            prior=np.empty(0, np.float32) if prior is None else prior,
+            blended=blend_scores(acoustic, prior, run.tuning().blend),
+        ).write(work / PROBE)
+        run.require_unchanged()
+        backbone = ensemble.backbone.bundle
+        training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
+        training["backbone"] = {"id": backbone.id, **backbone.manifest.training}
+        tuning = run.tuning()
+        manifest = Manifest(
+            members=tuple(members),
+            blend=tuning.blend,
+            thresholds=tuning.thresholds,
+            padding=tuning.padding,
+            taxonomy_digest=run.taxonomy.digest,
+            prior="place" if has_prior else None,
+            training=training,
+            licence=licence,
+            front_end=named_front_end(WAVEFORM),
+        )
+        bundle = seal_bundle(work, manifest)
+    return Bundle(folder, bundle.manifest, bundle.taxonomy)
+
+
+def _place_and_prior(run: Run, work: Path) -> tuple[float, float, Scores]:
+    """A typical place of the metadata model, and the prior there on the day of the probe."""
+    latitude, longitude = _typical_place(FeatureSpec.read(work / PRIOR / "features.json"))
+    table = compute_prior_table(work / PRIOR, run.taxonomy, latitude, longitude)
+    return latitude, longitude, table[_PROBE_DAY - 1]
 
 
 def _chosen(members: list[MemberInfo], per_kind: int | None) -> list[MemberInfo]:
@@ -151,8 +215,7 @@ def _write_probe(
     latitude = 0.0
     longitude = 0.0
     if has_prior:
-        latitude, longitude = _typical_place(FeatureSpec.read(work / PRIOR / "features.json"))
-        prior = compute_prior_table(work / PRIOR, run.taxonomy, latitude, longitude)[_PROBE_DAY - 1]
+        latitude, longitude, prior = _place_and_prior(run, work)
     Probe(
         clips=probe_clips(),
         images=_probe_images(),

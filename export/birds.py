@@ -59,13 +59,13 @@ def run_birds(
     if recordings is not None:
         recordings = recordings.expanduser()
         _check_recordings(recordings, out)
-    adopted = bundle or _adopt(out / "bundle", console, accept, from_folder)
+    adopted = bundle or adopt_model(out / "bundle", console, accept, from_folder)
     if recordings is None:
         console.rule("example recording")
-        with _disk(out):
+        with naming_disk(out):
             recordings = example_sound(out / "example", from_folder)
         console.print(NAMES, soft_wrap=True, highlight=False)
-    with _disk(out):
+    with naming_disk(out):
         folder = recordings if recordings.is_dir() else _folder_of(recordings, out / "one")
         _write_settings(config, adopted, folder, where)
     if where is None:
@@ -74,9 +74,9 @@ def run_birds(
             "and season count too.",
             soft_wrap=True,
         )
-    _step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
+    run_step(console, "check", ("edge", "check", "--config", config), goes_on=(_BAD,))
     summary = _replay(console, recordings, config)
-    _step(console, "page", ("edge", "pictures", recordings, "--config", config, "--out", out))
+    run_step(console, "page", ("edge", "pictures", recordings, "--config", config, "--out", out))
     return summary
 
 
@@ -133,9 +133,15 @@ def _check_recordings(path: Path, out: Path) -> None:
         )
 
 
-def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path | None) -> Path:
+def adopt_model(
+    folder: Path,
+    console: Console,
+    accept: str | None,
+    from_folder: Path | None,
+    target: str = "birds",
+) -> Path:
     """Adopt the model as a bundle, unless it exists. Raises ConfigError if there is no terminal to
-    ask for the licence."""
+    ask for the licence; its advice names make's `target`."""
     there = _bundle(folder)
     if there is not None:
         licence = f", {there.manifest.licence}" if there.manifest.licence else ""
@@ -147,13 +153,13 @@ def _adopt(folder: Path, console: Console, accept: str | None, from_folder: Path
     if accept != spdx and not (accept is None and sys.stdin.isatty()):
         found = f"; found {accept!r}" if accept else ""
         raise ConfigError(
-            f"{MODEL} is licensed under {spdx}, which must be accepted: make birds "
+            f"{MODEL} is licensed under {spdx}, which must be accepted: make {target} "
             f"ACCEPT={spdx}{found}"
         )
     command: list[str | Path] = ["export", "adopt", MODEL, "--out", folder]
     command += ["--accept", accept] if accept is not None else []
     command += ["--from", from_folder] if from_folder is not None else []
-    _step(console, "model", command)
+    run_step(console, "model", command)
     return folder
 
 
@@ -175,7 +181,7 @@ def _folder_of(recording: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def _disk(out: Path) -> Iterator[None]:
+def naming_disk(out: Path) -> Iterator[None]:
     """Turn an OSError into a StepFailure with a path; that of a full disk names no file."""
     try:
         yield
@@ -204,7 +210,7 @@ def _write_settings(config: Path, bundle: Path, folder: Path, place: Place | Non
 
 def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
     command = ("edge", "replay", recordings, "--config", config, "--json")
-    said = _step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
+    said = run_step(console, "recordings", command, goes_on=(_SOME_REFUSED,), output=True)
     summary: dict[str, Any] = json.loads(said.splitlines()[-1])
     if summary["recordings"] and not summary["analysed"]:
         raise StepFailure(
@@ -213,7 +219,7 @@ def _replay(console: Console, recordings: Path, config: Path) -> dict[str, Any]:
     return summary
 
 
-def _step(
+def run_step(
     console: Console,
     name: str,
     command: Sequence[str | Path],

@@ -7,12 +7,11 @@ import edge.contract.startup  # noqa: F401  before all that takes time
 
 import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from edge.contract.errors import EXIT_REFUSED, needs_extra
@@ -21,21 +20,32 @@ from edge.contract.screen import Screen, say, say_lines
 from trainer.corpus.decoder_noise import without_decoder_noise
 from trainer.files import naming
 from trainer.options import (
+    Backbone,
+    BackboneFolder,
+    ClipFolder,
     Cluster,
     Data,
     Details,
     Device,
     DeviceName,
     Devices,
+    DiscoverOut,
+    Distance,
+    Iterations,
     Jobs,
+    NewSpecies,
     Nocall,
     NoRasters,
     Out,
+    PlaceModel,
+    PlaceName,
     Rasters,
     RecipeName,
+    Sites,
     Threads,
     Track,
     Weights,
+    parse_place,
 )
 from trainer.recipe import find_recipe, recipe_names
 from trainer.workers import default_jobs
@@ -79,22 +89,23 @@ def _run(
     details: bool = False,
     threads: int | None = None,
     no_rasters: bool = False,
+    backbone: Path | None = None,
+    place: str | None = None,
+    new: Sequence[str] = (),
 ) -> None:
+    told = {"place": parse_place(place), "new": tuple(new)}
     stages = _stages()
     console = Screen()
     asked = (data, out, recipe, rasters, weights, jobs, device, devices, cluster, track, nocall)
-    options = stages.Options(*asked, details=details, threads=threads, no_rasters=no_rasters)
+    more = {"details": details, "threads": threads, "no_rasters": no_rasters, **told}
+    options = stages.Options(*asked, **more, backbone=backbone)
     with naming(out):
         run = stages.run_stages(options, names, console)
     if len(names) > 1:
         console.print(stages.stage_table(run))
         stages.tell_cautions(run, console)
-        page = f"report: {out / 'report.html'} (open it in a browser)"
-        command = (
-            f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in "
-            "station.yaml, bundle: BUNDLE"
-        )
-        console.print(page, command, sep="\n", markup=False, highlight=False, soft_wrap=True)
+        lines = stages.next_steps(out)
+        console.print(*lines, sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=_BEGIN)
@@ -113,22 +124,14 @@ def fit_all(
     details: Details = False,
     threads: Threads = None,
     no_rasters: NoRasters = False,
+    place: PlaceName = None,
+    new: NewSpecies = [],  # noqa: B006 - an empty list for typer
+    backbone: Backbone = None,
 ) -> None:
     """Run every stage in order; finished stages are skipped."""
-    asked = (
-        rasters,
-        weights,
-        jobs,
-        device,
-        devices,
-        cluster,
-        track,
-        nocall,
-        details,
-        threads,
-        no_rasters,
-    )
-    _run(_stages().STAGES, data, out, recipe, *asked)
+    asked = (rasters, weights, jobs, device, devices, cluster, track, nocall)
+    more = (details, threads, no_rasters, backbone, place, new)
+    _run(_stages().STAGES, data, out, recipe, *asked, *more)
 
 
 @app.command(rich_help_panel=_BEGIN)
@@ -166,12 +169,7 @@ def demo_data(
                 made = make_corpus(out, folder, **sizes, seed=seed, progress=show)
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
-    console.print(
-        f"{out}: {made.recordings} recordings of {made.species} species, {made.soundscapes} "
-        f"soundscapes for training and {made.test_soundscapes} for testing; maps of climate and "
-        f"land cover in {folder}; some files and dates are damaged on purpose (README.txt)",
-        highlight=False,
-    )
+    console.print(f"{out}: {made}; maps of climate and land cover in {folder}", highlight=False)
 
 
 @app.command(rich_help_panel=_BEGIN)
@@ -252,13 +250,7 @@ def predict(
     run: Annotated[Path, typer.Option(help="A finished run.", show_default=False)],
     soundscapes: Annotated[Path, typer.Option(help="Folder of recordings.", show_default=False)],
     out: Annotated[Path, typer.Option(help="CSV to write: row_id, birds.", show_default=False)],
-    sites: Annotated[
-        Path | None,
-        typer.Option(
-            help="Coordinates of the sites, as soundscape_sites.csv; without them, place and "
-            "season are ignored."
-        ),
-    ] = None,
+    sites: Sites = None,
     device: Annotated[Device, typer.Option(help="Where the networks compute.")] = "auto",
 ) -> None:
     """Predict the species in every 5-second row of a folder of soundscapes and write a BirdCLEF
@@ -275,21 +267,7 @@ def predict(
             sites,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    for line in told.unreadable:
-        console.print(
-            f"[yellow]not readable:[/yellow] {escape(line)}", highlight=False, soft_wrap=True
-        )
-    for line in told.partly_lost:
-        console.print(
-            f"[yellow]partly lost:[/yellow] {escape(line)}", highlight=False, soft_wrap=True
-        )
-    rows = f"{told.rows} rows of {told.soundscapes} soundscapes, {told.rows_with_calls} with birds"
-    missing = f"; {len(told.unreadable)} could not be read and have none" if told.unreadable else ""
-    console.print(
-        f"{out}: {rows}; {told.without_prior} without a known place and season{missing}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    told.tell(out, console)
     raise typer.Exit(EXIT_REFUSED if told.unreadable else 0)
 
 
@@ -329,6 +307,21 @@ def score_metadata(
         Screen().print(scored.table(metadata.name))
 
 
+@app.command(rich_help_panel=_AFTER)
+def discover(
+    folder: ClipFolder,
+    backbone: BackboneFolder,
+    out: DiscoverOut,
+    distance: Distance = 0.4,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+) -> None:
+    """Group clips of sounds that no class knows, for a person to name."""
+    module = importlib.import_module("trainer.discover.discover")
+    options = module.DiscoverOptions(folder, backbone, out, distance, jobs=jobs)
+    with naming(out):
+        raise typer.Exit(module.discover(options, Screen()))
+
+
 @app.command(rich_help_panel=_ONE_STAGE)
 def check_data(
     data: Data,
@@ -337,14 +330,18 @@ def check_data(
     ] = None,
     recipe: RecipeName = None,
     jobs: Jobs = default_jobs(),  # noqa: B008
+    place: PlaceName = None,
+    new: NewSpecies = [],  # noqa: B006
+    backbone: Backbone = None,
 ) -> None:
     """Count what the corpus contains and report its problems."""
     if out is None:
         check = importlib.import_module("trainer.corpus.check")
-        recordings = importlib.import_module("trainer.corpus.recordings")
-        Screen().print(check.check_data(recordings.Corpus.read(data), jobs).table())
+        checked = check.check_folder(data, jobs, backbone, parse_place(place), tuple(new))
+        Screen().print(checked.table())
     else:
-        _run(("check-data",), data, out, recipe, jobs=jobs)
+        asked = (data, out, recipe)
+        _run(("check-data",), *asked, jobs=jobs, place=place, new=new, backbone=backbone)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
@@ -357,15 +354,17 @@ def folds(
         ),
     ],
     recipe: RecipeName = None,
+    place: PlaceName = None,
 ) -> None:
     """Split the recordings into folds by place and season (folds.csv, folds.png); FILE.csv needs no
     run and gets its map as FILE.png."""
     if out.suffix == ".csv":
         # --help does without matplotlib
         foldmap = importlib.import_module("trainer.report.foldmap")
-        foldmap.folds_table(data, out, find_recipe(recipe or "published"), Screen())
+        table = find_recipe(recipe or "published")
+        foldmap.folds_table(data, out, table, Screen(), parse_place(place))
     else:
-        _run(("folds",), data, out, recipe)
+        _run(("folds",), data, out, recipe, place=place)
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
@@ -401,22 +400,38 @@ def fit_cnn(
 
 
 @app.command(rich_help_panel=_ONE_STAGE)
+def embeddings(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = None,
+    backbone: Backbone = None,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+    nocall: Nocall = None,
+) -> None:
+    """Compute what a published model makes of every window (embeddings/), for the recipe
+    transfer."""
+    _run(("embeddings",), data, out, recipe, jobs=jobs, nocall=nocall, backbone=backbone)
+
+
+@app.command(rich_help_panel=_ONE_STAGE)
+def fit_heads(
+    data: Data,
+    out: Out,
+    recipe: RecipeName = None,
+    jobs: Jobs = default_jobs(),  # noqa: B008
+) -> None:
+    """Train the heads on the published model, one of each form per fold (members/, scales.npz)."""
+    _run(("fit-heads",), data, out, recipe, jobs=jobs)
+
+
+@app.command(rich_help_panel=_ONE_STAGE)
 def fit_metadata(
     data: Data,
     out: Out,
     recipe: RecipeName = None,
     rasters: Rasters = None,
-    kind: Annotated[
-        Literal["published", "better"] | None,
-        typer.Option(help="Overrides the recipe's, for a new run."),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            help="Overrides the recipe's: trees, or the maximum number of epochs of the networks.",
-            min=1,
-        ),
-    ] = None,
+    kind: PlaceModel = None,
+    iterations: Iterations = None,
     details: Details = False,
     no_rasters: NoRasters = False,
 ) -> None:

@@ -21,8 +21,10 @@ from trainer.files import digest, read_json, write_json
 
 FILE = "stages.json"
 STAGES = ("check-data", "folds", "spectrograms", "fit-cnn", "fit-metadata", "bag", "tune", "report")
-# A run is finished with these; the check of the corpus and the report may be missing.
-FINISHED = STAGES[1:-1]
+# With heads on a published model instead of networks on images.
+HEAD_STAGES = tuple(
+    {"spectrograms": "embeddings", "fit-cnn": "fit-heads"}.get(name, name) for name in STAGES
+)
 ALL_STAGES = "run: python -m trainer fit-all"
 _MEMORY = ".contents"  # digests of files, by identity in the file system
 _STAGE = "stage "
@@ -97,7 +99,9 @@ class Book:
     def entries(self) -> dict[str, StageEntry]:
         """The entries of all finished stages, in order."""
         stages = self._read().stages
-        return {name: stages[name] for name in STAGES if name in stages}
+        return {
+            name: stages[name] for name in dict.fromkeys((*STAGES, *HEAD_STAGES)) if name in stages
+        }
 
     def kept(self, name: str) -> Any:
         """The value that the run keeps under this name, or None."""
@@ -184,10 +188,13 @@ class Book:
         inputs than the run now has; `recipe` is the run's. Files that are `unread` may be
         missing."""
         stages = self._read().stages
-        for name in STAGES:
-            if name not in FINISHED and self.damaged(name) and not self.missing(name):
+        chain = HEAD_STAGES if recipe.get("transfer") else STAGES
+        # A run is finished with these; the check of the corpus and the report may be missing.
+        needed = chain[1:-1]
+        for name in chain:
+            if name not in needed and self.damaged(name) and not self.missing(name):
                 raise CorpusError(f"{self._folder}: {self.told(self.damaged(name))}; {ALL_STAGES}")
-        for name in FINISHED:
+        for name in needed:
             if name not in stages:
                 raise CorpusError(
                     f"{self._folder}: not finished: stage {name} is missing; {ALL_STAGES}"

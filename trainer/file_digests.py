@@ -52,18 +52,21 @@ class Contents:
         return digest
 
     def of_all(self, paths: Sequence[Path], console: Console, title: str) -> list[str]:
-        """Digests of many files, read in parallel, with a progress bar if there is much to read."""
-        unread = sum(_unread_bytes(path, self._known) for path in paths)
+        """Digests of many files, read in parallel, with a progress bar if there is much to read. A
+        path that occurs several times is read once."""
+        single = list(dict.fromkeys(paths))
+        unread = sum(_unread_bytes(path, self._known) for path in single)
         with ThreadPoolExecutor(_READERS) as readers:
             if unread < _SHOWN_BYTES:
-                return list(readers.map(self.of, paths))
+                found = dict(zip(single, readers.map(self.of, single), strict=True))
+                return [found[path] for path in paths]
             with progress_bar(console) as progress:
-                bar = progress.add_task(title, total=len(paths), note="files compared")
-                digests = []
-                for digest in readers.map(self.of, paths):
-                    digests.append(digest)
+                bar = progress.add_task(title, total=len(single), note="files compared")
+                found = {}
+                for path, digest in zip(single, readers.map(self.of, single), strict=True):
+                    found[path] = digest
                     progress.update(bar, advance=1)
-                return digests
+                return [found[path] for path in paths]
 
     def save(self) -> None:
         """Write the digests that were asked for; others are forgotten."""

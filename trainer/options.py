@@ -1,17 +1,20 @@
-"""Command-line options that several commands of the trainer share: their types and help texts."""
+"""Command-line options that several commands of the trainer share: types, help texts, parsing."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from trainer.recipe import recipe_names
+from edge.contract.coordinates import check_coordinates
+from edge.contract.errors import UsageError
+from trainer.recipe import MetadataKind, recipe_names
 
 Device = Literal["auto", "cpu", "cuda"]
 Data = Annotated[
     Path,
     typer.Option(
-        help="Corpus: a table, and a folder for each species; see docs/corpus.md.",
+        help="Corpus: a folder of sound files for each species, or sound files with a table of "
+        "annotations, or BirdCLEF's layout; see docs/corpus.md.",
         show_default=False,
     ),
 ]
@@ -38,6 +41,13 @@ NoRasters = Annotated[
     bool,
     typer.Option(
         "--no-rasters", help="Do without a model of place and season, even if the run has one."
+    ),
+]
+Backbone = Annotated[
+    Path | None,
+    typer.Option(
+        help="Bundle of a published model (python -m export adopt), on whose embedding the recipe "
+        "transfer trains heads; a run keeps a copy."
     ),
 ]
 Weights = Annotated[
@@ -79,6 +89,23 @@ Nocall = Annotated[
         "by calls."
     ),
 ]
+PlaceName = Annotated[
+    str | None,
+    typer.Option(
+        "--place",
+        metavar="LAT,LON",
+        help="Where recordings were made of which neither a table nor the file says so, in "
+        "degrees, e.g. 48.52,9.06.",
+    ),
+]
+NewSpecies = Annotated[
+    list[str],
+    typer.Option(
+        "--new",
+        metavar="NAME",
+        help="A species of the corpus that the adopted model does not know; can be repeated.",
+    ),
+]
 Track = Annotated[
     bool | None,
     typer.Option(
@@ -87,6 +114,58 @@ Track = Annotated[
         show_default="where MLflow is installed",
     ),
 ]
+PlaceModel = Annotated[
+    MetadataKind | None, typer.Option("--kind", help="Overrides the recipe's, for a new run.")
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option(
+        help="Overrides the recipe's: trees, or the maximum number of epochs of the networks.",
+        min=1,
+    ),
+]
+Sites = Annotated[
+    Path | None,
+    typer.Option(
+        help="Coordinates of the sites, as soundscape_sites.csv; without them, place and season "
+        "are ignored."
+    ),
+]
 Details = Annotated[
     bool, typer.Option("--details", help="Print more about each network and stage.")
 ]
+ClipFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of short sound files, and perhaps clips.csv, as docs/discover.md shows.",
+        show_default=False,
+    ),
+]
+BackboneFolder = Annotated[
+    Path,
+    typer.Option(
+        help="Adopted bundle whose network has an embedding (python -m export adopt).",
+        show_default=False,
+    ),
+]
+DiscoverOut = Annotated[
+    Path, typer.Option(help="Folder for page, groups and corpus.", show_default=False)
+]
+Distance = Annotated[
+    float,
+    typer.Option(help="Cosine distance at which groups end; the page shows what others give."),
+]
+
+
+def parse_place(text: str | None) -> tuple[float, float] | None:
+    """The place that `--place LAT,LON` names, in degrees. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        latitude, longitude = (float(part) for part in text.split(","))
+        check_coordinates(latitude, longitude)
+    except ValueError as error:
+        raise UsageError(
+            f"--place: expected LAT,LON in degrees, such as 48.52,9.06, found {text!r}"
+        ) from error
+    return latitude, longitude

@@ -217,14 +217,21 @@ class Run:
         from other inputs."""
         run = cls(folder)
         if run.schema == SCHEMA:
-            unread = () if images else ("spectrograms/images.npy", "spectrograms/ranges.npy")
-            run.book.require_finished(run.recipe.as_dict(), unread)
+            run.book.require_finished(run.recipe.as_dict(), () if images else run.unread())
         else:
             for name in ("folds.csv", "oof.json", "bag.json", "tune.json"):
                 if not (folder / name).is_file():
                     raise CorpusError(f"{folder}: not finished: {name} is missing; {ALL_STAGES}")
         run.bag()
         return run
+
+    def unread(self) -> tuple[str, ...]:
+        """Files that only training reads: images and embeddings. They may be deleted afterwards."""
+        entry = self.book.entry("embeddings")
+        heard = (
+            () if entry is None else (n for n in entry.files if n.startswith("embeddings/parts/"))
+        )
+        return ("spectrograms/images.npy", "spectrograms/ranges.npy", *heard)
 
     def require_unchanged(self) -> None:
         """Raise CorpusError if a trainer changed this run since it was opened: what was read may
@@ -243,6 +250,9 @@ class Run:
     def wanted(self) -> list[str]:
         """Names of all members that the recipe asks for."""
         folds = range(self.recipe.folds.count)
+        if self.recipe.transfer is not None:
+            heads = self.recipe.transfer.heads
+            return [member_name(head, fold, self.recipe.seed) for head in heads for fold in folds]
         return [
             member_name(m.kind, fold, seed)
             for m in self.recipe.members
@@ -274,6 +284,14 @@ class Run:
             path, ("rows", "scores"), f"remove {path.parent} and run: python -m trainer fit-all"
         )
         return OutOfFold(file["rows"].astype(np.int64), file["scores"].astype(np.float32))
+
+    @property
+    def crops_index(self) -> Path:
+        """The table of crops, or of windows with heads on a published model, that the rows of
+        out-of-fold scores refer to."""
+        return (
+            self.folder / ("embeddings" if self.recipe.transfer else "spectrograms") / "index.csv"
+        )
 
     # choices
 
@@ -312,7 +330,7 @@ class Run:
         """The origin of the members, for readers and manifests: their actual inputs, without
         absolute paths."""
         bag = self.bag()
-        trained = self.book.entry("fit-cnn")
+        trained = self.book.entry("fit-heads" if self.recipe.transfer else "fit-cnn")
         facts = self._facts
         return {
             "recipe": self.recipe.name,
@@ -341,7 +359,7 @@ class Run:
         entries = self.book.entries()
         parts = [
             entries[name].made_from.get("sound")
-            for name in ("check-data", "spectrograms")
+            for name in ("check-data", "embeddings" if self.recipe.transfer else "spectrograms")
             if name in entries
         ]
         if (len(parts) == 2 and parts[0] != parts[1]) or self.book.damaged("check-data"):

@@ -19,7 +19,7 @@ from rasterio.transform import Affine
 from edge.contract.audio import RATE_HZ
 from edge.contract.bundle import file_sha256
 from edge.prior.place import RASTERS
-from trainer.book import FINISHED, stage_part
+from trainer.book import STAGES, stage_part
 from trainer.corpus.folds import make_folds, write_folds
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.spectrograms import INDEX
@@ -202,7 +202,7 @@ def finish(run: Run) -> None:
         (run.folder / "spectrograms" / name).touch()
     if not (run.folder / "metadata").exists():
         write_json(run.folder / "metadata" / "absent.json", {"reason": "no rasters were given"})
-    enter(run, *FINISHED)
+    enter(run, *STAGES[1:-1])
 
 
 def _make_member(

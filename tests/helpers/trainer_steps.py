@@ -17,7 +17,7 @@ from tests.helpers.trainer_killed import Killer
 from tests.helpers.trainer_walk import Scratch, Told, apart, fit_all, picture
 from trainer import book
 from trainer import file_digests as contents
-from trainer.book import FINISHED, versions
+from trainer.book import versions
 from trainer.pipeline.stages import STAGES
 from trainer.pipeline.work import NONE
 from trainer.run import Run
@@ -131,7 +131,7 @@ class Walk:
                 self._refusal(name, found.refused)
             else:
                 touched.append(found)
-            if name == "product damaged" and found.must & set(FINISHED):
+            if name == "product damaged" and found.must & set(STAGES[1:-1]):
                 self._require_noticed(found)
         return touched, names
 

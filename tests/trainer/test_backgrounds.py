@@ -17,14 +17,18 @@ from tests.conftest import hiss, note, write_sound
 from tests.helpers.devices import DEVICES, dice
 from tests.helpers.trainer_corpus import song
 from trainer.corpus.backgrounds import (
+    OWN,
     PINK_CROPS,
     BackgroundSet,
     background_crops,
     background_files,
+    background_source,
     make_backgrounds,
     pink_noise,
     read_backgrounds,
 )
+from trainer.corpus.sound import Recording, read_sound
+from trainer.file_digests import Contents
 from trainer.recipe import Augment
 from trainer.training.augment import Backgrounds, mel_power, mix_db, sound_power, stretch
 
@@ -246,6 +250,27 @@ def test_backgrounds_come_from_whatever_is_sound(folder: Path, tmp_path: Path) -
     assert path.stat().st_mtime_ns == before
     assert make_backgrounds(path, None, "pink alone", 1, QUIET).real == 0
     assert path.stat().st_mtime_ns != before
+
+
+def test_what_a_corpus_says_is_no_bird_is_a_background(folder: Path, tmp_path: Path) -> None:
+    """A whole file of 13 s and a segment of it, without any folder."""
+    asked = [(0.0, None), (2.0, 6.0)]
+    own = [
+        Recording(f"{i}", folder / "b.wav", "nocall", (), None, None, None, 0.0, "", "", *span)
+        for i, span in enumerate(asked)
+    ]
+    path = tmp_path / "backgrounds.npz"
+    contents = Contents()
+    source = background_source(None, contents, own)
+    made = make_backgrounds(path, None, source, 1, QUIET, own)
+    whole, part = (read_sound(r.path, 13 * RATE_HZ, r.start_s, r.end_s) for r in own)
+    crops = np.concatenate([background_crops(whole), background_crops(part)])
+    assert made.real == len(crops)
+    assert np.array_equal(made.images[: made.real], mel_images(crops)[0])
+    assert source.startswith(OWN)
+    assert source != background_source(None, contents, own[:1])
+    assert not background_source(folder, contents, own).startswith(OWN)
+    assert background_source(folder, contents, own) != background_source(folder, contents)
 
 
 def test_a_folder_without_sound_is_refused(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_a_wrong_setting_or_corpus_ends_with_78_and_one_line(tmp_path: Path) -> 
     cases: list[tuple[list[object], str]] = [
         (
             ["recipe", "nothing"],
-            "recipe 'nothing': unknown; allowed: demo, improved, published, small",
+            "recipe 'nothing': unknown; allowed: demo, improved, published, small, transfer",
         ),
         (["recipe", tmp_path / "mine.yaml"], f"{tmp_path / 'mine.yaml'}: seed: missing"),
         (

@@ -13,6 +13,7 @@ from edge.capture.recording import Decoder
 from edge.contract.audio import RATE_HZ
 from edge.contract.errors import CorpusError, RecordingError
 from tests.conftest import hiss, write_sound
+from tests.helpers.named_species import write_names
 from tests.helpers.trainer_corpus import CODES, make_corpus, row, write_table
 from trainer.corpus.check import check_data
 from trainer.corpus.folds import make_folds, read_folds, write_folds
@@ -383,3 +384,32 @@ def test_headers_alone_tell_the_length_of_good_files(tmp_path: Path) -> None:
     for name in ("piped.flac", "absurd.flac", "no_xing.mp3"):
         with Decoder(tmp_path / name) as decoder:
             assert decoder.certain_s is None, name
+
+
+def test_species_of_birdclef_are_recognised_by_code_or_scientific_name(tmp_path: Path) -> None:
+    names = write_names(tmp_path / "bundle")
+    rows = [
+        row("eurbla", "a.ogg", scientific_name="", common_name=""),
+        row("tit", "b.ogg", scientific_name="Parus major"),
+        row("frog", "c.ogg", scientific_name="Rana temporaria"),
+    ]
+    write_table(tmp_path / METADATA, rows)
+    with pytest.raises(CorpusError, match=r"train_metadata.csv: 1 name is not .* 'frog' .*--new"):
+        Corpus.read(tmp_path, names)
+    corpus = Corpus.read(tmp_path, names, new=("frog",))
+    assert dict(corpus.known) == {"eurbla": "eurbla", "tit": "gretit1"}
+    assert corpus.taxonomy.codes == ("eurbla", "frog", "tit"), "its own codes are kept"
+    assert dict(Corpus.read(tmp_path).known) == {}
+
+
+def test_one_place_stands_for_the_places_that_are_missing(tmp_path: Path) -> None:
+    write_table(tmp_path / METADATA, [row(LOW, "a.ogg"), row(MID, "b.ogg", latitude="")])
+    corpus = Corpus.read(tmp_path, place=(1.0, 2.0))
+    assert [(r.latitude, r.longitude) for r in corpus.recordings] == [(48.1, 11.5), (1.0, 2.0)]
+    assert "place missing" not in corpus.problems.counts
+    assert Corpus.read(tmp_path).problems.counts["place missing"] == 1
+
+
+def test_one_species_is_enough_when_asked(tmp_path: Path) -> None:
+    write_table(tmp_path / METADATA, [row(LOW, "a.ogg")])
+    assert len(Corpus.read(tmp_path, species_min=1).taxonomy) == 1

@@ -1,13 +1,12 @@
-"""docs/corpus.md: its table names the columns that are read, and its program makes a corpus of
-folders of sound."""
+"""docs/corpus.md: its table names the columns that are read, and the layouts that it shows are
+corpora."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.conftest import hiss, write_sound
 from trainer.corpus.recordings import COLUMNS, Corpus
+from trainer.corpus.species_names import BACKGROUND
 
 TEXT = (Path(__file__).parents[2] / "docs" / "corpus.md").read_text(encoding="utf8")
 
@@ -23,20 +22,26 @@ def test_every_column_is_named() -> None:
     assert set(COLUMNS) <= set(named)
 
 
-def test_the_program_makes_a_corpus_of_a_folder_for_each_species(tmp_path: Path) -> None:
-    for species, name in (
-        ("Blackbird", "20240512_051500.wav"),
-        ("Robin", "a.wav"),
-        ("Robin", "b.wav"),
-    ):
-        write_sound(tmp_path / "sorted" / species / name, hiss(1.0, 0.01, 1))
-    (program,) = re.findall("```python\n(.*?)```", TEXT, re.DOTALL)
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
-    corpus = Corpus.read(tmp_path / "corpus")
-    assert corpus.taxonomy.codes == ("blackbird", "robin")
-    assert [r.path.is_file() for r in corpus.recordings] == [True] * 3
-    assert [(r.latitude, str(r.date)) for r in corpus.recordings][:2] == [
-        (48.52, "2024-05-12"),
-        (48.52, "None"),
+def test_every_layout_that_is_shown_is_read(tmp_path: Path) -> None:
+    tree, table, birdclef, commands = re.findall("```\n(.*?)```", TEXT, re.DOTALL)[:4]
+    folders = [line.split("/")[0].strip() for line in tree.splitlines()[1:] if "/ " in f"{line} "]
+    for i, folder in enumerate(name for name in folders if "pond" not in name):
+        write_sound(tmp_path / "folders" / folder / "20240512_051500.wav", hiss(1.0, 0.01, i))
+    corpus = Corpus.read(tmp_path / "folders")
+    assert corpus.taxonomy.codes == ("eurasian_blackbird", "parus_major")
+    assert len(corpus.backgrounds) == 1
+
+    write_sound(tmp_path / "table" / "20240512_051500.wav", hiss(20.0, 0.01, 1))
+    (tmp_path / "table" / "labels.csv").write_text(table)
+    corpus = Corpus.read(tmp_path / "table")
+    assert [(r.primary_label, r.secondary_labels) for r in corpus.recordings] == [
+        ("eurasian_blackbird", ("great_tit",)),
+        ("great_tit", ("eurasian_blackbird",)),
     ]
-    assert corpus.problems.counts == {"date missing": 2}
+    assert "train_metadata.csv" in birdclef
+    assert "check-data --data corpus" in commands
+
+
+def test_every_word_for_a_background_is_named() -> None:
+    text = TEXT.split("## Names of species")[1].split("##")[0]
+    assert all(f"`{word}`" in text for word in BACKGROUND)

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from edge.contract.errors import ConfigError, CorpusError
+from tests import HANGS_S
 from tests.helpers.trainer_corpus import make_corpus
 from trainer.networks.model import load_network
 from trainer.pipeline.stages import Options, run_stages
@@ -81,7 +82,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for(what: str, condition, seconds: float = 300.0) -> None:  # type: ignore[no-untyped-def]
+def wait_for(what: str, condition, seconds: float = HANGS_S) -> None:  # type: ignore[no-untyped-def]
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"

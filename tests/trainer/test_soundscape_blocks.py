@@ -31,6 +31,7 @@ from trainer.corpus.spectrograms import crops_max_samples
 from trainer.networks.model import load_network
 from trainer.run import Run
 from trainer.tuning.bag import choose_bag, score_images
+from trainer.tuning.ensemble import ImageEnsemble
 from trainer.tuning.predict import Predictor, predict
 from trainer.tuning.row_images import make_row_images, read_row_images
 from trainer.tuning.soundscape_scores import WindowSpan, hear, samples_of
@@ -59,6 +60,9 @@ class Crowd(nn.Module):
         return (
             torch.stack([level, level - level.mean(), level * len(grey) / 64], dim=1) * self.weight
         )
+
+
+CROWD = ImageEnsemble([Crowd()], ["crowd"])
 
 
 def noise(seconds: float, seed: int = 0) -> NDArray[np.int16]:
@@ -161,7 +165,7 @@ def test_the_same_scores_as_all_at_once(
     bag = finished.bag()
     networks = [*(load_network(finished, member.name) for member in bag), Crowd(), Crowd()]
     kinds = [*(member.kind for member in bag), "crowd", "mixup"]
-    heard = hear(path, networks, kinds, SPECIES, paddings, HOP_S)
+    heard = hear(path, ImageEnsemble(networks, kinds), SPECIES, paddings, HOP_S)
     spans, scores = all_at_once(path, networks, kinds, paddings, HOP_S)
     assert heard.windows == spans
     assert list(heard.scores) == list(paddings)
@@ -173,7 +177,7 @@ def test_a_recording_in_which_nothing_was_above_the_trigger(tmp_path: Path) -> N
     soundfile.write(
         tmp_path / "20240512_040000T.wav", np.concatenate([noise(1)[:12], fold(75_000)]), RATE_HZ
     )
-    heard = hear(tmp_path / "20240512_040000T.wav", [Crowd()], ["crowd"], SPECIES, PADDINGS, 5.0)
+    heard = hear(tmp_path / "20240512_040000T.wav", CROWD, SPECIES, PADDINGS, 5.0)
     assert heard.windows == []
     assert [part.shape for part in heard.scores.values()] == [(1, 0, SPECIES)] * 3
 
@@ -183,7 +187,7 @@ def test_what_is_lost_is_said_once_however_many_paddings(tmp_path: Path) -> None
     lost = list[str]()
     soundfile.write(path, noise(20), RATE_HZ)
     path.write_bytes(path.read_bytes()[: 44 + 2 * 12 * RATE_HZ])
-    heard = hear(path, [Crowd()], ["crowd"], SPECIES, PADDINGS, 5.0, lost)
+    heard = hear(path, CROWD, SPECIES, PADDINGS, 5.0, lost)
     assert samples_of(heard.windows) == 12 * RATE_HZ
     assert lost == [f"{path}: truncated: header says 20.0 s, 12.0 s could be read"]
 
@@ -206,7 +210,7 @@ def test_a_recording_that_changes_from_one_padding_to_the_next(
     )
     network = Crowd(lambda: change() if path.exists() else None)
     with pytest.raises(RecordingError, match=rf"a\.wav: {reason}"):
-        hear(path, [network], ["crowd"], SPECIES, PADDINGS, HOP_S)
+        hear(path, ImageEnsemble([network], ["crowd"]), SPECIES, PADDINGS, HOP_S)
 
 
 def _peak(work: Callable[[], object]) -> int:
@@ -238,7 +242,7 @@ SLACK = 2_000_000
 
 def test_memory_does_not_know_the_length(lengths: tuple[Path, Path]) -> None:
     short, long = (
-        _peak(lambda path=path: hear(path, [Crowd()], ["crowd"], SPECIES, ["context"], 5.0))  # type: ignore[misc]
+        _peak(lambda path=path: hear(path, CROWD, SPECIES, ["context"], 5.0))  # type: ignore[misc]
         for path in lengths
     )
     assert long < short + SLACK

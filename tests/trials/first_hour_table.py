@@ -7,6 +7,7 @@ DOCUMENTS = (
     "docs/replay.md",
     "docs/record.md",
     "docs/birds.md",
+    "docs/own-birds.md",
     "docs/health.md",
     "docs/mqtt.md",
     "examples/README.md",
@@ -42,7 +43,8 @@ UNTRIED = {
     r"systemctl|journalctl": "nothing is booted in such a tree",
     r"^docs/jetson\.md": "wants a Jetson or an NVIDIA GPU",
     r"node_exporter": "a program of others",
-    r"^(docs/training\.md|docs/corpus\.md): |demo-train": "7 GB of libraries and a training",
+    r"^docs/(training|corpus|own-birds)\.md: |demo-train|make own": "7 GB of libraries and a "
+    "training",
     r"^CONTRIBUTING\.md": "7 GB of libraries and the whole suite",
     r"/srv/bundle": "wants a bundle there",
     r"usermod": "counts from the next login",

@@ -1,10 +1,11 @@
-"""Backgrounds for training: sounds without the species of the corpus, from a folder, and pink
-noise.
+"""Backgrounds for training: sounds without the species of the corpus, from a folder and from the
+corpus itself, and pink noise.
 
 Kept in one file of images and ranges, written atomically; augment.py mixes them in. Knows no labels
 and no networks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from edge.contract.audio import (
 )
 from edge.contract.errors import ConfigError, RecordingError
 from edge.contract.folders import files_under
-from trainer.corpus.recordings import read_sound
+from edge.contract.taxonomy import NOCALL
+from trainer.corpus.sound import Recording, read_sound
 from trainer.corpus.spectrograms import crops_max_samples
 from trainer.file_digests import Contents, sums_of
 from trainer.files import digest, read_npz, replacing
@@ -33,6 +35,7 @@ from trainer.recipe import Recipe
 from trainer.workers import progress_bar, worker_pool
 
 FILE = "backgrounds.npz"
+OWN = "own:"
 PINK_CROPS = 64
 _PINK_LEVEL = 0.05  # root mean square; arbitrary, since it is mixed in by SNR
 _PINK_LOW_HZ = 20.0  # below, 1/f would put most of the power at inaudible frequencies
@@ -62,15 +65,17 @@ def wants_backgrounds(recipe: Recipe) -> bool:
     return recipe.labels.call_probability or any(m.augment.backgrounds for m in recipe.members)
 
 
-def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
+def check_folder(
+    recipe: Recipe, folder: Path | None, path: Path, own: Sequence[Recording] = ()
+) -> str:
     """A warning if pink noise replaces the real backgrounds that the recipe needs, because there is
-    neither a folder of them nor, at `path`, a file of an earlier start; else an empty text. Raises
-    ConfigError if pink noise cannot replace them: to recognise calls, real backgrounds are
-    needed."""
+    neither a folder of them nor any in the corpus (`own`) nor, at `path`, a file of an earlier
+    start; else an empty text. Raises ConfigError if pink noise cannot replace them: to recognise
+    calls, real backgrounds are needed."""
     wants = wants_folder(recipe)
     if folder is not None:
         background_files(folder)
-    elif wants and not path.is_file():
+    elif wants and not own and not path.is_file():
         if recipe.labels.call_probability:
             raise ConfigError(
                 f"recipe {recipe.name}: {wants}: it needs a folder of sounds without birds: "
@@ -80,12 +85,16 @@ def check_folder(recipe: Recipe, folder: Path | None, path: Path) -> str:
     return ""
 
 
-def background_source(folder: Path | None, contents: Contents) -> str:
-    """Digest of the inputs of the backgrounds: the files of a folder, or pink noise alone without
-    one."""
+def background_source(
+    folder: Path | None, contents: Contents, own: Sequence[Recording] = ()
+) -> str:
+    """Digest of the inputs of the backgrounds: the files of a folder, the corpus's own, and pink
+    noise. It begins with OWN if there is no folder, but backgrounds in the corpus."""
     files = [] if folder is None else background_files(folder)
     found = [] if folder is None else sums_of(contents, files, folder)
-    return digest(found, PINK_CROPS, front_end())
+    mine = [(r.recording, contents.of(r.path)) for r in own]
+    made_of = digest(found, PINK_CROPS, front_end(), *([mine] if mine else []))
+    return f"{OWN}{made_of}" if mine and folder is None else made_of
 
 
 def background_files(folder: Path) -> list[Path]:
@@ -116,10 +125,11 @@ def background_crops(sound: Samples) -> Samples:
     return training_crops(sound)
 
 
-def _read(path: Path) -> tuple[Image, Ranges, str]:
-    """Images and ranges of one file, or empty arrays and the reason. Runs in a worker."""
+def _read(recording: Recording) -> tuple[Image, Ranges, str]:
+    """Images and ranges of one background, or empty arrays and the reason. Runs in a worker."""
+    samples_max = crops_max_samples(CROPS_MAX)
     try:
-        sound = read_sound(path, crops_max_samples(CROPS_MAX))
+        sound = read_sound(recording.path, samples_max, recording.start_s, recording.end_s)
     except RecordingError as error:
         return (
             np.empty((0, *IMAGE_SHAPE), np.uint8),
@@ -132,14 +142,20 @@ def _read(path: Path) -> tuple[Image, Ranges, str]:
 
 
 def make_backgrounds(
-    path: Path, folder: Path | None, source: str, jobs: int, console: Console
+    path: Path,
+    folder: Path | None,
+    source: str,
+    jobs: int,
+    console: Console,
+    own: Sequence[Recording] = (),
 ) -> BackgroundSet:
-    """Make the file at `path` unless it exists and is from the same `source`; without a folder, of
-    pink noise alone. Files that cannot be read are named and counted. Raises ConfigError if none
-    can be read."""
+    """Make the file at `path` unless it exists and is from the same `source`: of the sounds of a
+    folder, of the corpus's `own`, and of pink noise. Files that cannot be read are named and
+    counted. Raises ConfigError if none of a folder can be read."""
     if path.is_file() and (there := read_backgrounds(path)).source == source:
         return there
-    files = background_files(folder) if folder else []
+    files = [_whole(file) for file in background_files(folder)] if folder else []
+    files += own
     images = []
     ranges = []
     skipped = 0
@@ -152,7 +168,8 @@ def make_backgrounds(
             ranges.append(span)
             if reason:
                 skipped += 1
-                progress.console.print(f"skipped {file}: {reason}", markup=False, highlight=False)
+                skip = f"skipped {file.path}: {reason}"
+                progress.console.print(skip, markup=False, highlight=False)
             progress.update(task, advance=1)
     real = sum(map(len, images))
     if folder and not real:
@@ -166,6 +183,10 @@ def make_backgrounds(
     sizes = f"backgrounds: {real} crops of {len(files) - skipped} files, {skipped} skipped"
     console.print(f"{sizes}; {PINK_CROPS} of pink noise", highlight=False)
     return made
+
+
+def _whole(path: Path) -> Recording:
+    return Recording(path.name, path, NOCALL, (), None, None, None, 0.0, "", "")
 
 
 def read_backgrounds(path: Path) -> BackgroundSet:

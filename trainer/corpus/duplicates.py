@@ -6,33 +6,48 @@ Knows no tables and decodes nothing. A sound that was re-encoded or re-tagged co
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from edge.contract.bundle import file_sha256
-from trainer.corpus.recordings import Recording
+from trainer.corpus.sound import Recording
 
 _HEAD_BYTES = 65_536  # most files of one size differ here
 
 
 def same_sound(recordings: Iterable[Recording]) -> list[list[str]]:
-    """Groups of two or more recordings with identical files, as keys."""
-    found = list(recordings)
-    return [[found[i].recording for i in group] for group in same_files([r.path for r in found])]
+    """Groups of two or more recordings with identical files, as keys. Segments of one file are no
+    copies of each other; where their file has a copy, they are in one group with its recordings."""
+    of_file = by_file(recordings)
+    paths = list(of_file)
+    return [[r.recording for i in group for r in of_file[paths[i]]] for group in same_files(paths)]
+
+
+def by_file(recordings: Iterable[Recording]) -> dict[Path, list[Recording]]:
+    """Recordings by their file, in order."""
+    of_file: dict[Path, list[Recording]] = {}
+    for recording in recordings:
+        of_file.setdefault(recording.path, []).append(recording)
+    return of_file
 
 
 def same_files(paths: Sequence[Path]) -> list[list[int]]:
     """Groups of two or more identical files, as positions. Whole files are read only if size and
-    beginning are equal. Empty or unreadable files are in no group."""
+    beginning are equal, and once if a path occurs several times. Empty or unreadable files are in
+    no group."""
     groups = [list(range(len(paths)))]
     for feature in (_size, _head, file_sha256):
-        groups = [part for group in groups for part in _split(group, paths, feature)]
+        groups = [part for group in groups for part in _split(group, paths, cache(feature))]
     return groups
 
 
 def two_species(group: Iterable[Recording]) -> bool:
     """True if recordings of one sound are labelled with several species, so that the right one is
-    unknown."""
-    return len({recording.primary_label for recording in group}) > 1
+    unknown. Labels that name each other as secondary ones agree: both are heard. Segments do not
+    count: several species may be heard in a file."""
+    recordings = [one for one in group if not one.is_segment]
+    heard = {frozenset((one.primary_label, *one.secondary_labels)) for one in recordings}
+    return len({one.primary_label for one in recordings}) > 1 and len(heard) > 1
 
 
 def _split(

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from edge.contract.errors import CorpusError
-from trainer.corpus.recordings import Recording
+from trainer.corpus.sound import Recording
 from trainer.files import read_csv, write_csv
 from trainer.recipe import FoldRecipe
 
@@ -55,6 +55,7 @@ class FoldRow:
     region: str
     block: str
     quarter: str  # "1" to "4", or "none"
+    source: str = ""  # the file, where several recordings are segments of it; in no table
 
 
 def locate(recording: Recording, cell_deg: float) -> tuple[str, str, str]:
@@ -105,13 +106,22 @@ def fill_folds(
             replace(p, region=at[0], quarter=at[2]) for p, at in zip(spread, where, strict=True)
         ]
     if not fills(placed):
-        different = len(fit) - sum(max(0, len(fit.intersection(group)) - 1) for group in same)
+        different = _different(recordings, fit, same)
         raise CorpusError(
             f"expected at least {recipe.count} different recordings with sound, one for each fold; "
             f"found {different}; add recordings, or choose a recipe with a smaller folds.count "
             "(python -m trainer recipe NAME prints one)"
         )
     return placed
+
+
+def _different(
+    recordings: Sequence[Recording], fit: set[str], same: Sequence[Sequence[str]]
+) -> int:
+    """The number of different sounds, each a file, among recordings."""
+    file_of = {r.recording: r.source for r in recordings}
+    alike = {file_of[key]: min(file_of[k] for k in group) for group in same for key in group}
+    return len({alike.get(file_of[key], file_of[key]) for key in fit})
 
 
 def split_by_recording(
@@ -133,9 +143,11 @@ def make_folds(
     among those with room; then single recordings, in random order, fill every fold to its share,
     each where its species is rarest. Finally, a species with five blocks or more that are all in
     one fold gives a block to another: otherwise the networks of one fold would never train on it.
-    Recordings of the `same` sound follow the largest of their blocks into its fold.
+    Recordings of the `same` sound, and segments of one file, follow the largest of their blocks
+    into its fold; segments without a block are one of their own.
     """
     where = [locate(r, recipe.cell_deg) for r in recordings]
+    files = _files_of_several(recordings)
     fold = np.full(len(recordings), -1)
     balance = _Balance([r.primary_label for r in recordings], recipe.count)
     by_quarter: dict[str, list[int]] = defaultdict(list)
@@ -145,7 +157,7 @@ def make_folds(
         members = by_quarter[quarter]
         blocks: dict[str, list[int]] = defaultdict(list)
         for i in members:
-            blocks[where[i][1]].append(i)
+            blocks[where[i][1] or files[i]].append(i)
         singles = blocks.pop("", [])
         room = balance.room(len(members))
         # Leaves room for single recordings in every fold.
@@ -160,9 +172,26 @@ def make_folds(
             fold[single] = chosen
             room[chosen] -= 1
     placed = [
-        FoldRow(r.recording, r.path.name, int(fold[i]), *where[i]) for i, r in enumerate(recordings)
+        FoldRow(r.recording, r.path.name, int(fold[i]), *where[i], files[i])
+        for i, r in enumerate(recordings)
     ]
-    return _together(_spread(placed, [r.primary_label for r in recordings], recipe.count), same)
+    spread = _spread(placed, [r.primary_label for r in recordings], recipe.count)
+    return _together(spread, [*same, *_segments(recordings)])
+
+
+def _files_of_several(recordings: Sequence[Recording]) -> list[str]:
+    """The file of each recording that is one of several segments of it; empty for others."""
+    sizes = Counter(r.source for r in recordings)
+    return [r.source if sizes[r.source] > 1 else "" for r in recordings]
+
+
+def _segments(recordings: Sequence[Recording]) -> list[list[str]]:
+    """Groups of segments of one file, as keys, which are in several blocks where a table gives them
+    several places or days."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for r, source in zip(recordings, _files_of_several(recordings), strict=True):
+        groups[source].append(r.recording)
+    return [group for source, group in groups.items() if source]
 
 
 def _together(placed: list[FoldRow], same: Sequence[Sequence[str]]) -> list[FoldRow]:
@@ -224,8 +253,8 @@ def _spread(placed: list[FoldRow], labels: Sequence[str], count: int) -> list[Fo
 
 
 def _unit(placed: FoldRow) -> str:
-    """The unit that goes to a fold as a whole: a block, or a recording without one."""
-    return placed.block or placed.recording
+    """The unit that goes to a fold as a whole: a block; without one a file, or a recording."""
+    return placed.block or placed.source or placed.recording
 
 
 class _Balance:
@@ -292,7 +321,7 @@ def absent(recordings: Sequence[Recording], placed: Sequence[FoldRow]) -> dict[s
     blocks = defaultdict(set)
     for recording, p in zip(recordings, placed, strict=True):
         folds[recording.primary_label].add(p.fold)
-        blocks[recording.primary_label].add(_unit(p))
+        blocks[recording.primary_label].add(p.block or recording.source)
     return {label: len(blocks[label]) for label in sorted(folds) if len(folds[label]) == 1}
 
 

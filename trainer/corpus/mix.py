@@ -9,7 +9,7 @@ not labelled. Knows no network.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +22,11 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import ConfigError, CorpusError, RecordingError, UsageError
 from edge.contract.folders import files_under, holds_nothing
 from edge.contract.taxonomy import NOCALL
+from trainer.corpus.birdclef import COLUMNS, METADATA, row_of
 from trainer.corpus.duplicates import same_files, two_species
 from trainer.corpus.mixture import SILENCE, Call, cut_call, lay_background, mean_square, place_call
-from trainer.corpus.recordings import AUDIO, COLUMNS, METADATA, Corpus, Recording, read_sound
+from trainer.corpus.recordings import BIRDCLEF, Corpus
+from trainer.corpus.sound import AUDIO, Recording, read_sound
 from trainer.corpus.tables import Problems, read_table
 from trainer.demo.seeds import stream
 from trainer.demo.vorbis import encode, write_bytes
@@ -49,6 +51,7 @@ _LEVEL = 0.01  # of the background: -40 dBFS
 _PIECES = 16  # backgrounds in one soundscape
 _READ_S = 60  # of a recording or background at most
 _TRIES = 200
+_CUT_S = 600  # of a segment that becomes a file of its own; training uses less
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,8 @@ def mix_soundscapes(
     same = same_files([*(r.path for r in present), *files])
     sound = sorted(r.recording for r in present)
     parts = [asdict(options), data / METADATA, sound, [(p.name, p.stat().st_size) for p in files]]
+    if corpus.layout != BIRDCLEF:
+        parts.append([str(r) for r in corpus.recordings])
     # Without identical sounds, the digest equals that of earlier versions.
     made_of = digest(*parts, *([same] if same else []))
     plan = out / "mix.json"
@@ -356,15 +361,17 @@ class _Mix:
         return [anchor, *map(str, company)]
 
     def _call(self, recording: Recording, random: np.random.Generator) -> Call | None:
-        sound = self.sound(recording.path)
+        sound = self.sound(recording.path, recording.start_s, recording.end_s)
         call = None if sound is None else cut_call(sound, random)
         if sound is not None and call is None:
             self._note("recording without a clear call", recording.recording)
         return call
 
-    def _sound(self, path: Path) -> Samples | None:
+    def _sound(
+        self, path: Path, start_s: float = 0.0, end_s: float | None = None
+    ) -> Samples | None:
         try:
-            sound = read_sound(path, _READ_S * RATE_HZ)
+            sound = read_sound(path, _READ_S * RATE_HZ, start_s, end_s)
         except RecordingError as error:
             self._note("sound file not readable", str(error))
             return None
@@ -399,26 +406,48 @@ class _Mix:
         their own, on which nothing is trained or tuned."""
         judged = self._names(r for own in self.sources["test"].recordings.values() for r in own)
         tables: dict[Path, list[dict[str, str]]] = {self.out: [], self.out / "test_recordings": []}
-        for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
-            if row is None:
+        for key, row, source in self._rows():
+            folder = self.out / "test_recordings" if key in judged else self.out
+            if key not in judged and key in self.held:
                 continue
-            key = f"{row['primary_label'].strip()}/{row['filename'].strip()}"
-            if key in judged:
-                tables[self.out / "test_recordings"].append(row)
-            elif key not in self.held:
-                tables[self.out].append(row)
+            tables[folder].append(row)
+            code = row["primary_label"].strip()
+            target = folder / "train_short_audio" / code / row["filename"].strip()
+            if isinstance(source, Path) and source.is_file():
+                _link(source, target)
+            elif isinstance(source, Recording):
+                self._cut(source, target)
         for folder, rows in tables.items():
-            for row in rows:
-                name = (
-                    Path("train_short_audio")
-                    / row["primary_label"].strip()
-                    / row["filename"].strip()
-                )
-                if (self.data / name).is_file():
-                    _link(self.data / name, folder / name)
             write_csv(
                 folder / METADATA, COLUMNS, ([row[column] for column in COLUMNS] for row in rows)
             )
+
+    def _rows(self) -> Iterator[tuple[str, dict[str, str], Path | Recording]]:
+        """Key and row of each recording, and its file, or the segment of one that it is."""
+        if self.corpus.layout == BIRDCLEF:
+            for _, row in read_table(self.data / METADATA, COLUMNS, Problems()):
+                if row is not None:
+                    code = row["primary_label"].strip()
+                    name = row["filename"].strip()
+                    path = self.data / "train_short_audio" / code / name
+                    yield f"{code}/{name}", row, path
+            return
+        taxonomy = self.corpus.taxonomy
+        for r in self.corpus.recordings:
+            name = r.recording.split("/", 1)[1].replace("/", "_") + (".ogg" if r.is_segment else "")
+            row = row_of(r, name, taxonomy[taxonomy.index(r.primary_label)])
+            yield r.recording, row, r if r.is_segment else r.path
+
+    def _cut(self, segment: Recording, target: Path) -> None:
+        """Write a segment as a file of its own."""
+        if not target.exists():
+            try:
+                samples = _CUT_S * RATE_HZ
+                sound = read_sound(segment.path, samples, segment.start_s, segment.end_s)
+            except RecordingError as error:
+                self._note("sound file not readable", str(error))
+                return
+            write_bytes(target, encode(np.clip(sound, -1.0, 1.0)))
 
 
 def _link(source: Path, target: Path) -> None:

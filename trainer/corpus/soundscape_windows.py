@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edge.capture.recording import Decoder, open_recording
-from edge.contract.audio import RATE_HZ, Padding, Window, WindowCutter
+from edge.contract.audio import IMAGE, RATE_HZ, FrontEnd, Padding, Window, WindowCutter
 from edge.contract.errors import CorpusError, RecordingError
 from edge.contract.rows import window_of_row
 from edge.types import Gap
@@ -55,7 +55,11 @@ def row_window(row_id: str, samples: int) -> int | None:
 
 
 def windows_of(
-    path: Path, padding: Padding, hop_s: float, lost: list[str] | None = None
+    path: Path,
+    padding: Padding,
+    hop_s: float,
+    lost: list[str] | None = None,
+    front: FrontEnd = IMAGE,
 ) -> Iterator[Window]:
     """The windows of a recording, as the station cuts them, yielded during decoding. After a gap
     they start afresh; their `start` includes it. `lost` gets a line at the end if sound was lost.
@@ -64,13 +68,13 @@ def windows_of(
     what can be decoded, as on the station.
     """
     hop = round(hop_s * RATE_HZ)
-    cutter = WindowCutter(hop, padding)
+    cutter = WindowCutter(hop, padding, front=front)
     with Decoder(path, block_s=_BLOCK_S) as decoder:
         for piece in decoder:
             if isinstance(piece, Gap):
                 yield from cutter.close()
                 resumes = round((piece.at_s + piece.seconds) * RATE_HZ)
-                cutter = WindowCutter(hop, padding, first_sample=resumes)
+                cutter = WindowCutter(hop, padding, resumes, front)
             else:
                 yield from cutter.push(piece)
         yield from cutter.close()

@@ -32,9 +32,8 @@ from edge.contract.audio import (
     mel_images,
     training_crops,
 )
-from edge.contract.bundle import file_sha256
-from edge.contract.errors import CorpusError, RecordingError
-from trainer.corpus.recordings import Audio, Recording, probe_audio, read_sound
+from edge.contract.errors import CorpusError
+from trainer.corpus.sound import Audio, Recording, probe_audio, read_recordings
 from trainer.file_digests import ABSENT, UNREADABLE, Contents
 from trainer.files import digest, map_npy, read_csv, read_json, read_npy, write_csv, write_json
 from trainer.workers import progress_bar, worker_pool
@@ -50,6 +49,8 @@ PUBLISHED_CROPS = 380_000  # about, of the 62 874 recordings of BirdCLEF 2021
 _JOURNAL = "progress.csv"  # finished recordings, while the cache is being made
 _JOURNAL_HEADER = ("recording", "count", "reason", "sound", "images")
 _CHUNK = 8  # recordings per task: about a second of work
+_SEGMENTS_MAX = 1024  # of one file in a task, which decodes it once for all of them
+_CONTENTS = Contents()  # digests of files, in each worker: of many segments a file is read once
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class CacheEntry:
         return slice(self.first, self.first + self.count)
 
 
-Plan = list[tuple[CacheEntry, Path]]
+Plan = list[tuple[CacheEntry, Recording]]
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,11 @@ def crop_count(samples: int, crops_max: int) -> int:
 
 
 def probe_all(recordings: Sequence[Recording], pool: ProcessPoolExecutor) -> dict[str, Audio]:
-    """Headers of all existing files of recordings, by recording; a path that is not a file has a
-    problem, too."""
-    there = [r for r in recordings if os.path.lexists(r.path)]
-    audios = pool.map(probe_audio, [r.path for r in there], chunksize=256)
-    return {r.recording: audio for r, audio in zip(there, audios, strict=True)}
+    """Headers of all existing recordings, by recording; a path that is not a file has a problem,
+    and so has a segment behind the end of its file."""
+    paths = [path for path in dict.fromkeys(r.path for r in recordings) if os.path.lexists(path)]
+    audios = dict(zip(paths, pool.map(probe_audio, paths, chunksize=256), strict=True))
+    return {r.recording: audios[r.path].within(r) for r in recordings if r.path in audios}
 
 
 def make_spectrograms(
@@ -217,7 +218,7 @@ def _make_images(
     Returns the number of crops made."""
     made = 0
     start = time.monotonic()
-    todo = [(entry, path) for entry, path in plan if entry.recording not in done]
+    todo = [(entry, recording) for entry, recording in plan if entry.recording not in done]
     with (
         progress_bar(console) as progress,
         (folder / _JOURNAL).open("a", newline="", encoding="utf8") as journal,
@@ -276,7 +277,7 @@ def _plan(
             )
             continue
         count = crop_count(audio.samples, crops_max)
-        plan.append((CacheEntry(r.recording, r.primary_label, first, count, sound, ""), r.path))
+        plan.append((CacheEntry(r.recording, r.primary_label, first, count, sound, ""), r))
         first += count
     return plan, skipped
 
@@ -427,18 +428,23 @@ def _read_journal(folder: Path) -> list[_Result]:
 def _results(
     pool: ProcessPoolExecutor, folder: Path, todo: Plan, crops_max: int
 ) -> Iterator[list[_Result]]:
-    chunks = [todo[i : i + _CHUNK] for i in range(0, len(todo), _CHUNK)]
-    futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in chunks]
+    futures = [pool.submit(_make_chunk, folder, chunk, crops_max) for chunk in _chunks(todo)]
     for future in as_completed(futures):
         yield future.result()
 
 
-def _is_still(source: Path, sha256: str) -> bool:
-    """True if a file is unchanged since the work was planned."""
-    try:
-        return file_sha256(source) == sha256
-    except OSError:
-        return False
+def _chunks(todo: Plan) -> Iterator[Plan]:
+    """Tasks of a few recordings each, or of the segments of one file, by their start."""
+    of_file: dict[Path, Plan] = {}
+    for entry, recording in todo:
+        of_file.setdefault(recording.path, []).append((entry, recording))
+    single = [own[0] for own in of_file.values() if len(own) == 1]
+    for i in range(0, len(single), _CHUNK):
+        yield single[i : i + _CHUNK]
+    for own in of_file.values():
+        own.sort(key=lambda one: one[1].start_s)
+        for i in range(0, len(own) if len(own) > 1 else 0, _SEGMENTS_MAX):
+            yield own[i : i + _SEGMENTS_MAX]
 
 
 def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Result]:
@@ -446,20 +452,20 @@ def _make_chunk(folder: Path, chunk: Plan, crops_max: int) -> list[_Result]:
     images = np.lib.format.open_memmap(folder / IMAGES, "r+")
     ranges = np.lib.format.open_memmap(folder / RANGES, "r+")
     results = []
-    for entry, source in chunk:
-        reason = ""
+    sounds = read_recordings([recording for _, recording in chunk], crops_max_samples(crops_max))
+    for (entry, recording), sound in zip(chunk, sounds, strict=True):
+        source = recording.path
+        reason = sound if isinstance(sound, str) else ""
         count = 0
         # Clears earlier images, which may have been more.
         images[entry.rows] = 0
         ranges[entry.rows] = 0.0
-        try:
-            crops = training_crops(read_sound(source, crops_max_samples(crops_max)), crops_max)
+        if not isinstance(sound, str):
+            crops = training_crops(sound, crops_max)
             count = min(entry.count, len(crops))  # fewer than planned if the file is truncated
             rows = slice(entry.first, entry.first + count)
             images[rows], ranges[rows] = mel_images(crops[:count])
-        except RecordingError as error:
-            reason = " ".join(f"{source.name}: {error.reason}".split())
-        if not _is_still(source, entry.sound):
+        if _CONTENTS.of(source) != entry.sound:
             raise CorpusError(f"{source}: changed while it was read; run the same command again")
         made = _sum_of(images[entry.rows], ranges[entry.rows], count)
         results.append(_Result(entry.recording, count, reason, entry.sound, made))

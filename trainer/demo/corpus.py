@@ -75,6 +75,14 @@ class CorpusSummary:
     recordings: int
     soundscapes: int
     test_soundscapes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.recordings} recordings of {self.species} species, {self.soundscapes} "
+            f"soundscapes for training and {self.test_soundscapes} for testing, some files and "
+            "dates damaged on purpose (README.txt)"
+        )
+
     seconds: float  # of sound in all
     rows: int  # labelled rows of 5 s, train and test
     nocall_rows: int

@@ -113,7 +113,12 @@ def _spectrograms(work: Work, _: StageParts) -> None:
         )
     if wants_backgrounds(run.recipe):
         make_backgrounds(
-            run.folder / BACKGROUNDS, folder, work.backgrounds(), asked.jobs, work.console
+            run.folder / BACKGROUNDS,
+            folder,
+            work.backgrounds(),
+            asked.jobs,
+            work.console,
+            work.own_backgrounds(),
         )
     else:
         (run.folder / BACKGROUNDS).unlink(missing_ok=True)  # of another recipe

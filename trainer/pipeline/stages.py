@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -18,20 +19,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from edge.contract.errors import ConfigError, CorpusError, UsageError
-from trainer.book import FILE, STAGES, stage_part, versions
+from trainer.book import FILE, HEAD_STAGES, STAGES, Book, stage_part, versions
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import check_folder
 from trainer.corpus.recordings import Corpus, require_corpus
 from trainer.corpus.soundscape_windows import require_readable
+from trainer.corpus.species_names import SpeciesNames
 from trainer.corpus.spectrograms import IMAGES, RANGES
 from trainer.files import clear_temporaries, digest, make_folder, read_json
 from trainer.pipeline.chain import CHAIN, Stage
+from trainer.pipeline.transfer_chain import TRANSFER_CHAIN
 from trainer.pipeline.work import NONE, Options, StageParts, Work
 from trainer.place.places import check_rasters
 from trainer.place.rasters import Rasters
 from trainer.recipe import Recipe, find_recipe, read_recipe, recipe_names
 from trainer.report.tracking import tracking
 from trainer.run import LOCK, Run, check_out
+from trainer.transfer.backbone import FOLDER as BACKBONE
+from trainer.transfer.backbone import check_backbone, keep_backbone
 from trainer.tuning.cautions import tell_cautions
 from trainer.tuning.row_images import require_rows
 
@@ -40,6 +45,7 @@ __all__ = ["STAGES", "Options", "alone", "run_stages", "stage_table", "tell_caut
 # Loaded when needed.
 _LIBRARIES = ("torch", "timm", "catboost", "onnx", "onnxruntime", "matplotlib", "scipy")
 _STAGE = {stage.name: stage for stage in CHAIN}
+_HEAD_STAGE = {stage.name: stage for stage in TRANSFER_CHAIN}
 # Inputs that are files.
 _READ = ("sound", "soundscapes", "rasters", "backgrounds", "map", "equal recordings")
 _REPAIRED = (IMAGES, RANGES)  # the stage finds their damaged rows itself
@@ -55,31 +61,65 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
     require_corpus(options.data)
     check_out(options.out)
     recipe = _recipe(options, names)
+    names = _names_for(recipe, names, options.out)
     if options.rasters is not None and options.no_rasters:
         raise UsageError(
             f"--rasters {options.rasters} and --no-rasters contradict each other: give one of them"
         )
     if options.rasters is not None and "fit-metadata" in names:
         Rasters.open(options.rasters)  # before hours of other stages
-    corpus = Corpus.read(options.data)
+    if {"embeddings", "fit-heads"} & set(names):
+        check_backbone(options.out, options.backbone)
+    corpus = read_corpus(options, recipe)
     require_rows(recipe, corpus)
     if "tune" in names:
         require_readable(corpus)
     # Before a run begins: an error must not fix its recipe.
     if {"spectrograms", "fit-cnn"} & set(names):
         _check_networks(recipe, options)
-        told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS)
+        told = check_folder(recipe, options.nocall, options.out / BACKGROUNDS, corpus.backgrounds)
         if told:
             console.print(f"[yellow]{told}[/yellow]", highlight=False)
     with alone(options.out):
         clear_temporaries(options.out)
         run = Run.create(options.out, recipe, corpus.name, corpus.taxonomy)
+        if recipe.transfer is not None and {"embeddings", "fit-heads"} & set(names):
+            keep_backbone(options.out, options.backbone)
         for line in (run.book.forget_damaged(), _other_versions(run)):
             if line:
                 console.print(f"[yellow]{escape(line)}[/yellow]", highlight=False, soft_wrap=True)
         with tracking(run, options.track, console) as note:
+            _keep_told(run, options)
             _Chain(Work(options, run, corpus, console, note)).run(names)
     return run
+
+
+def read_corpus(options: Options, recipe: Recipe) -> Corpus:
+    """The corpus, with the place and the new species that are given, else with those that the run
+    was given before; with the names of the published model that heads are on. Raises CorpusError,
+    BundleError."""
+    book = Book(options.out)
+    place = options.place
+    new = options.new
+    with suppress(CorpusError):  # a damaged book is reported when the run is opened
+        if place is None and (kept := book.kept("place")):
+            place = float(kept[0]), float(kept[1])
+        new = new or tuple(book.kept("new") or ())
+    if recipe.transfer is None:
+        return Corpus.read(options.data, place=place, new=new)
+    kept = options.out / BACKBONE
+    model = options.backbone if options.backbone is not None else kept
+    if not model.is_dir():  # a stage that needs none of it, in a new run
+        return Corpus.read(options.data, place=place, new=new, species_min=1)
+    return Corpus.read(options.data, SpeciesNames.of_bundle(model), place, new, species_min=1)
+
+
+def _keep_told(run: Run, options: Options) -> None:
+    """Keep what commands for single stages need not repeat."""
+    if options.place is not None:
+        run.book.keep("place", list(options.place))
+    if options.new:
+        run.book.keep("new", list(options.new))
 
 
 def _check_networks(recipe: Recipe, options: Options) -> None:
@@ -129,6 +169,7 @@ class _Chain:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.book = work.run.book
+        self._stages = _STAGE if work.run.recipe.transfer is None else _HEAD_STAGE
         self._current: set[str] = set()  # stages known to be done
 
     def run(self, names: Sequence[str]) -> None:
@@ -140,22 +181,24 @@ class _Chain:
             self.book.keep("rasters", self.work.rasters())
         try:
             for name in names:
-                self._run_stage(_STAGE[name])
+                self._run_stage(self._stages[name])
             self.note()
         finally:
             self.book.contents.save()
 
     def note(self) -> None:
         """Notify the tracking; before the members begin there is nothing to track."""
+        if "fit-heads" in self._stages:
+            return  # heads take seconds: there is nothing to track
         if self.book.entry("folds") and self.book.entry("spectrograms"):
-            self.work.tell(digest(self._parts(_STAGE["fit-cnn"])))
+            self.work.tell(digest(self._parts(self._stages["fit-cnn"])))
 
     def _run_stage(self, stage: Stage) -> None:
         work = self.work
         book = self.book
         name = stage.name
         for needed in stage.needs:
-            self._require(_STAGE[needed], name)
+            self._require(self._stages[needed], name)
         parts = self._parts(stage)
         why = self._reason(stage, parts)
         if not why:
@@ -207,7 +250,7 @@ class _Chain:
         if needed.name in self._current:
             return
         for earlier in needed.needs:
-            self._require(_STAGE[earlier], name)
+            self._require(self._stages[earlier], name)
         folder = self.work.run.folder
         advice = f"run: python -m trainer {needed.name}"
         if self.book.entry(needed.name) is None:
@@ -223,7 +266,7 @@ class _Chain:
         """Raise CorpusError, before hours of other stages, if the metadata model must be fitted
         again but no rasters are given."""
         work = self.work
-        stage = _STAGE["fit-metadata"]
+        stage = self._stages["fit-metadata"]
         if stage.name not in names or not _keeps_model(work):
             return
         if why := self._reason(stage, self._parts(stage)):
@@ -280,9 +323,34 @@ def stage_table(run: Run) -> Table:
     return table
 
 
+def _names_for(recipe: Recipe, names: Sequence[str], out: Path) -> Sequence[str]:
+    """The stages to run: all of the recipe's chain where all were asked for. Raises UsageError for
+    a stage that only the other chain has."""
+    chain = STAGES if recipe.transfer is None else HEAD_STAGES
+    if tuple(names) == STAGES:
+        return chain
+    foreign = [name for name in names if name not in chain]
+    if foreign:
+        other = STAGES if chain is HEAD_STAGES else HEAD_STAGES
+        instead = chain[other.index(foreign[0])]
+        raise UsageError(
+            f"{out}: recipe {recipe.name} has no stage {foreign[0]}; it has {instead} instead"
+        )
+    return names
+
+
+def next_steps(out: Path) -> tuple[str, str]:
+    """Where the report of a finished run is, and how to put the run to work."""
+    return (
+        f"report: {out / 'report.html'} (open it in a browser)",
+        f"next: python -m export onnx --run {quote(str(out))} --out BUNDLE; then in station.yaml, "
+        "bundle: BUNDLE",
+    )
+
+
 def _recipe(options: Options, names: Sequence[str]) -> Recipe:
     """The recipe asked for, or that of the run. The metadata model alone can begin without a
-    recipe: as published."""
+    recipe: as published; with a backbone, heads on it."""
     pinned = options.out / "recipe.yaml"
     own = {
         key: value for key in ("kind", "iterations") if (value := getattr(options, key)) is not None
@@ -291,12 +359,19 @@ def _recipe(options: Options, names: Sequence[str]) -> Recipe:
         recipe = find_recipe(options.recipe)
     elif pinned.is_file():
         recipe = read_recipe(pinned)
+    elif options.backbone is not None:
+        recipe = find_recipe("transfer")
     elif names == ("fit-metadata",):
         recipe = find_recipe("published")
     else:
         raise ConfigError(
             f"{options.out}: no run here yet; to start one, add --recipe "
             f"{', '.join(recipe_names())}"
+        )
+    if options.backbone is not None and recipe.transfer is None:
+        raise UsageError(
+            f"--backbone {options.backbone}: recipe {recipe.name} trains networks of its own; "
+            "leave it out, or choose --recipe transfer"
         )
     return replace(recipe, metadata=replace(recipe.metadata, **own)) if own else recipe
 

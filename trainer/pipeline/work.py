@@ -9,16 +9,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from edge.contract.audio import front_end
+from edge.contract.audio import WAVEFORM, front_end
 from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.folders import passed_over
 from edge.prior.place import RASTERS
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import (
+    OWN,
+    PINK_CROPS,
+    background_files,
     background_source,
     read_backgrounds,
     wants_backgrounds,
@@ -31,6 +34,10 @@ from trainer.file_digests import ABSENT
 from trainer.files import digest
 from trainer.recipe import MetadataKind
 from trainer.run import Run
+
+if TYPE_CHECKING:
+    from trainer.transfer.backbone import Backbone
+    from trainer.transfer.sounds import QuietSound
 
 NONE = "none"
 StageParts = dict[str, str]
@@ -56,6 +63,9 @@ class Options:
     details: bool = False  # more figures, for those who tune the training itself
     threads: int | None = None  # of each network on the CPU; None: those of the run, or one
     no_rasters: bool = False  # without a metadata model, even if the run has one
+    backbone: Path | None = None  # bundle of a published model; None takes that of the run
+    place: tuple[float, float] | None = None  # of recordings without one; None: that of the run
+    new: tuple[str, ...] = ()  # species unknown to an adopted model; empty: the run's
 
 
 @dataclass(frozen=True)
@@ -187,11 +197,18 @@ class Work:
         """
         recipe = self.run.recipe
         book = self.run.book
+        if recipe.transfer is not None:
+            return self._heads_backgrounds()
         if not wants_backgrounds(recipe):
             return NONE
         folder = self.options.nocall if wants_folder(recipe) else None
-        if folder is not None:
-            found: str = self._once("backgrounds", lambda: background_source(folder, book.contents))
+        own = self.own_backgrounds()
+        before = book.kept("backgrounds")
+        pinked = before in (None, NONE, background_source(None, book.contents))
+        if folder is not None or str(before).startswith(OWN) or (own and pinked):
+            found: str = self._once(
+                "backgrounds", lambda: background_source(folder, book.contents, own)
+            )
             return found
         path = self.run.folder / BACKGROUNDS
         pink = background_source(None, book.contents)
@@ -208,6 +225,64 @@ class Work:
             )
             raise CorpusError(f"{path}: {why}; give the folder again: --nocall FOLDER")
         return str(kept)
+
+    def _heads_backgrounds(self) -> str:
+        """The digest of the backgrounds given, else of those that the run began with."""
+        sounds = self.background_files()
+        pink = background_source(None, self.run.book.contents)
+        if sounds:
+            of = self.run.book.contents.of
+            sums = self._once(
+                "backgrounds", lambda: [(of(s.path), s.start_s, s.end_s) for s in sounds]
+            )
+            return digest(sums, PINK_CROPS, front_end(WAVEFORM))
+        return str(self.run.book.kept("backgrounds") or pink)
+
+    def asked_backgrounds(self) -> int:
+        """Number of sounds that are said to be without birds."""
+        return len(self._quiet())
+
+    def background_files(self) -> "list[QuietSound]":
+        """Sounds without birds: of --nocall, and those of the corpus itself."""
+        # A recording of the corpus is no sound without birds, wherever its copy lies.
+        birds = set(self.sounds().values()) - {ABSENT}
+        of = self.run.book.contents.of
+        return [s for s in self._quiet() if s.is_segment or of(s.path) not in birds]
+
+    def _quiet(self) -> "list[QuietSound]":
+        from trainer.transfer.sounds import QuietSound
+
+        folder = self.options.nocall
+        given = [] if folder is None else [QuietSound(path) for path in background_files(folder)]
+        own = (QuietSound(r.path, r.start_s, r.end_s) for r in self.corpus.backgrounds)
+        return list(dict.fromkeys([*given, *own]))
+
+    def require_backgrounds(self) -> None:
+        """Raise CorpusError if embeddings must be made again without the backgrounds that the run
+        began with."""
+        kept = self.run.book.kept("backgrounds")
+        pink = background_source(None, self.run.book.contents)
+        if not self.background_files() and kept not in (None, pink):
+            raise CorpusError(
+                f"{self.run.folder}: its embeddings must be made again, over the backgrounds that "
+                "it began with; give their folder again: --nocall FOLDER"
+            )
+
+    def backbone(self) -> "Backbone":
+        """The published model that the heads of this run are on."""
+        from trainer.transfer.backbone import FOLDER, backbone_in
+
+        return backbone_in(self.run.folder / FOLDER)
+
+    def backbone_classes(self) -> dict[str, int]:
+        """The classes of the published model that stand for species of the corpus, by code."""
+        from trainer.transfer.embeddings import known_classes
+
+        return known_classes(self.run.taxonomy, self.backbone().bundle.taxonomy)
+
+    def own_backgrounds(self) -> tuple[Recording, ...]:
+        """The sounds without species that the corpus has, if the recipe mixes such sounds."""
+        return self.corpus.backgrounds if wants_folder(self.run.recipe) else ()
 
     def weights(self) -> str:
         """Digest of the ImageNet weights given, else of those that the run began with."""

@@ -302,5 +302,42 @@ def optimiser_trace(peaks: Sequence[float], listed: float) -> bytes:
         return _bytes(figure, "svg")
 
 
+def spectrogram(power: NDArray[np.floating], seconds: float, khz: float) -> bytes:
+    """A picture of powers `(frequencies, times)` in dB from 0 to `khz`, as PNG; the upper 60 dB."""
+    with rc_context(_STYLE):
+        figure = _figure(3.4, 1.7)
+        panel = figure.subplots()
+        top = float(power.max())
+        panel.imshow(
+            power,
+            cmap="magma",
+            vmin=top - 60,
+            vmax=top,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds, 0, khz),
+        )
+        panel.grid(False)
+        panel.set_xlabel("s", fontsize=7)
+        panel.set_ylabel("kHz", fontsize=7)
+        panel.tick_params(labelsize=7)
+        return _bytes(figure, "png")
+
+
+def hours_and_months(hours: Sequence[int], months: Sequence[int]) -> bytes:
+    """Counts by hour of the day (0 to 23) and by month (1 to 12), side by side, as SVG."""
+    with rc_context(_STYLE):
+        figure = _figure(7.5, 1.6)
+        by_hour, by_month = figure.subplots(1, 2)
+        by_hour.bar(range(24), np.bincount(hours, minlength=24), color=COLOURS[0])
+        by_hour.set(xlabel="hour of the day", ylabel="clips", xlim=(-0.6, 23.6))
+        by_month.bar(range(1, 13), np.bincount(months, minlength=13)[1:], color=COLOURS[2])
+        by_month.set(xlabel="month", xlim=(0.4, 12.6))
+        for panel in (by_hour, by_month):
+            panel.yaxis.get_major_locator().set_params(integer=True)
+            panel.tick_params(labelsize=7)
+        return _bytes(figure, "svg")
+
+
 def _frame(column: int, row: int) -> Rectangle:
     return Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=INK, lw=2)

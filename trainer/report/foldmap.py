@@ -61,7 +61,13 @@ _STYLE = {
 _CLOSE_DEG = 60  # minimum extent of a map
 
 
-def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None:
+def folds_table(
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    console: Console,
+    place: tuple[float, float] | None = None,
+) -> None:
     """Write the folds of a corpus as a CSV table, with the map beside it as PNG, without a run.
     Raises CorpusError; UsageError if the map would replace a picture without such a table beside
     it."""
@@ -73,7 +79,7 @@ def folds_table(data: Path, out: Path, recipe: Recipe, console: Console) -> None
         raise UsageError(
             f"{picture}: already exists, without {out.name}; choose another name for --out"
         )
-    placed = assign_folds(Corpus.read(data), recipe, picture, console)
+    placed = assign_folds(Corpus.read(data, place=place), recipe, picture, console)
     write_folds(out, placed, TABLE_HEADER)
     console.print(f"{out}, {picture}", highlight=False)
 
@@ -99,6 +105,10 @@ def assign_folds(
             f"recordings that are the same sound as another: {sum(map(len, same))}, kept in one "
             "fold"
         )
+    segments = sum(r.is_segment for r in corpus.recordings)
+    if segments:
+        files = len({r.source for r in corpus.recordings if r.is_segment})
+        lines.append(f"segments: {segments} of {files} files, those of a file kept in one fold")
     console.print(table, *lines, sep="\n", highlight=False)
     return placed
 

@@ -74,7 +74,7 @@ def _when(iso: str) -> str:
 def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[Html]:
     scores = tuning.scores
     bag = run.bag()
-    on_rows = scores["basis"] == "soundscapes"
+    on_rows = scores["basis"] != "out_of_fold_crops"
     cards = []
     if on_rows:
         f1 = scores["blended"]
@@ -83,7 +83,9 @@ def _cards(run: Run, corpus: Corpus, tuning: Tuning, crops: CropScore) -> list[H
         nothing = number(f1["f1_all_nocall"])
         cards.append(
             page.card(
-                "Row-wise F1 on soundscapes",
+                "Row-wise F1 on soundscapes"
+                if scores["basis"] == "soundscapes"
+                else "Row-wise F1 on unseen mixtures",
                 number(f1["f1"]),
                 f"{span}; 'no bird' throughout: {nothing}",
             )

@@ -17,7 +17,7 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
     cut = tuning.thresholds
     curves = read_json(run.folder / "sweep.json")
     chosen = {"blended": cut.blended, "acoustic": cut.acoustic}
-    on_rows = scores["basis"] == "soundscapes"
+    on_rows = scores["basis"] != "out_of_fold_crops"
     baseline = scores["blended"]["f1_all_nocall"] if on_rows else None
     drawing = page.picture(figures.threshold_curves(curves, chosen, baseline), "F1 by threshold")
     if not on_rows:
@@ -46,9 +46,16 @@ def thresholds_section(run: Run, tuning: Tuning) -> Section:
 
 def _rows_text(scores: Mapping[str, Any]) -> str:
     """The paragraph on thresholds that were chosen on rows of soundscapes."""
+    mixed = scores["basis"] == "mixtures"
+    of = (
+        "groups of recordings and backgrounds, mixed at random, that the heads were not trained on"
+        if mixed
+        else "soundscapes"
+    )
+    over = "groups" if mixed else "soundscapes"
     text = (
         f"F1 of each 5-s row, averaged over {scores['rows']:,} rows of {scores['recordings']:,} "
-        "soundscapes; the band is a 95 % bootstrap interval over soundscapes. The dashed line is "
+        f"{of}; the band is a 95 % bootstrap interval over {over}. The dashed line is "
         "the score of saying 'no bird' throughout. The threshold is the centre of the plateau "
         "around the smoothed peak; the published one is the peak itself."
     )

@@ -51,8 +51,9 @@ from trainer.student.student import (
 from trainer.student.student_sound import StudentSound, gather_sound
 from trainer.student.targets import EnsembleNetworks, Lessons, Views, ask_bag, sigmoid
 from trainer.training.dataset import Ints
+from trainer.tuning.ensemble import ImageEnsemble
 from trainer.tuning.predict import thresholds_of
-from trainer.tuning.soundscape_scores import ScoredRows, score_networks
+from trainer.tuning.soundscape_scores import ScoredRows, score_ensemble
 from trainer.tuning.sweep import PassCounts, row_f1s
 from trainer.workers import progress_bar
 
@@ -78,6 +79,11 @@ class DistilOptions:
 def distil(options: DistilOptions, console: Console) -> StudentInfo:
     """Make or complete the student of a run. Raises CorpusError if the run is not finished,
     ConfigError for folders without sound."""
+    if Run(options.run).recipe.transfer is not None:
+        raise ConfigError(
+            f"{options.run}: its heads are on a published model, which a student cannot imitate; "
+            "distil needs a run of networks on images"
+        )
     run = Run.open(options.run, images=True)
     with alone(run.folder):
         return _Distil(run, options, console).make()
@@ -296,11 +302,9 @@ class _Distil:
     def _score_soundscapes(self, bag: EnsembleNetworks, student: nn.Module) -> ScoredRows:
         assert self.corpus is not None
         networks = [network.cpu() for network in bag.networks]
-        kinds = [*bag.kinds, _KIND]
+        both = ImageEnsemble([*networks, student], [*bag.kinds, _KIND])
         padding = self.run.tuning().padding
-        scored = score_networks(
-            self.run, self.corpus, [*networks, student], kinds, [padding], _HOP_S
-        )
+        scored = score_ensemble(self.run, self.corpus, both, [padding], _HOP_S)
         for what, lines in (
             ("not readable", scored.unreadable),
             ("partly lost", scored.partly_lost),

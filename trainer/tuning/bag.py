@@ -40,18 +40,23 @@ def _score(network: nn.Module, images: Image, batch: int) -> NDArray[np.float32]
     return np.concatenate(parts)
 
 
-def choose(members: Sequence[MemberInfo], per_fold_max: int) -> list[MemberInfo]:
+def choose(
+    members: Sequence[MemberInfo], per_fold_max: int, by_form: bool = False
+) -> list[MemberInfo]:
     """The best member of each kind in each fold by F1 on the crops of the fold, at most
-    `per_fold_max` per fold.
+    `per_fold_max` per fold; `by_form`: the best of each architecture.
 
     Ordered by kind, then fold; ties are broken by name, so that the choice is always the same.
     """
-    best: dict[tuple[int, str], MemberInfo] = {}
+    best: dict[tuple[int, str, str], MemberInfo] = {}
     for member in sorted(members, key=_rank):
-        best.setdefault((member.fold, member.kind), member)
+        # Heads of both forms are one kind, and complement each other.
+        form = member.architecture if by_form else ""
+        best.setdefault((member.fold, member.kind, form), member)
     chosen = []
-    for fold in sorted({fold for fold, _ in best}):
-        chosen += sorted((m for (f, _), m in best.items() if f == fold), key=_rank)[:per_fold_max]
+    for fold in sorted({fold for fold, _, _ in best}):
+        mine = (m for (f, _, _), m in best.items() if f == fold)
+        chosen += sorted(mine, key=_rank)[:per_fold_max]
     return sorted(chosen, key=lambda m: (m.kind, m.fold))
 
 
@@ -69,9 +74,11 @@ def choose_bag(run: Run) -> None:
     if missing:
         folds = ", ".join(map(str, missing))
         raise CorpusError(
-            f"{run.folder}: no finished member of fold {folds}; run: python -m trainer fit-cnn"
+            f"{run.folder}: no finished member of fold {folds}; run: python -m trainer "
+            f"{'fit-heads' if run.recipe.transfer else 'fit-cnn'}"
         )
-    bag = choose(members, run.recipe.bag.per_fold_max)
+    heads = run.recipe.transfer is not None
+    bag = choose(members, run.recipe.bag.per_fold_max, heads)
     write_json(run.folder / "bag.json", {"members": [member.name for member in bag]})
     f1 = [member.valid_f1 for member in bag]
     say(f"bag: {len(bag)} of {len(members)} members, F1 {min(f1):.3f} to {max(f1):.3f}")

@@ -5,6 +5,7 @@ Reads the results of stages in a Run; computes no score of its own.
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +16,11 @@ from trainer.run import SCHEMA, Run
 from trainer.tuning.out_of_fold import CropScore, CropTable
 
 _SURE = 2.0  # standard deviations by which a score must exceed guessing
+_BASIS = {
+    "soundscapes": "the labelled soundscapes",
+    "mixtures": "recordings mixed over backgrounds, neither heard in training,",
+}
+_SHOWN = 10  # species named in a line
 _NOTHING = 0.0005  # a smaller F1 is shown as 0.000
 
 
@@ -23,6 +29,8 @@ def guessing(table: CropTable, crops: CropScore) -> dict[str, float]:
     with so many recordings (crops of one recording are alike, so recordings count, not crops)."""
     recordings = Counter(key.split("/")[0] for key in set(table.recordings))
     species = [score.code for score in crops.species if score.crops]
+    if len(species) < 2:
+        return {}  # there is nothing to guess
     share = 1.0 / len(species)
     variance = sum(share * (1.0 - share) / recordings[code] for code in species) / len(species) ** 2
     return {
@@ -55,15 +63,41 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
             "at a score of 0.5): its scores are low, and so are its thresholds. More recordings of "
             "each species, or more epochs, may help"
         )
+    found += _of_heads(out_of_fold)
     scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
-    if scores.get("basis") == "soundscapes":
+    if scores.get("basis") in _BASIS:
         f1 = scores["blended"]["f1"]
         silent = scores["blended"]["f1_all_nocall"]
         if f1 <= silent:
             found.append(
-                "on the labelled soundscapes this model is no better than saying 'no bird' "
+                f"on {_BASIS[scores['basis']]} this model is no better than saying 'no bird' "
                 f"throughout (row F1 {f1:.3f}, 'no bird' throughout {silent:.3f})"
             )
+    return found
+
+
+def _of_heads(out_of_fold: Mapping[str, Any]) -> list[str]:
+    """What nobody can know of heads on a published model."""
+    found = []
+    unknown = out_of_fold.get("not_judged", [])
+    if unknown:
+        shown = ", ".join(unknown[:_SHOWN]) + (
+            f" and {len(unknown) - _SHOWN} more" * (len(unknown) > _SHOWN)
+        )
+        found.append(
+            f"{shown}: learnt, but nobody can say how well: of each there is one recording, or all "
+            "are of one place and season. Add recordings of another day or place"
+        )
+    if out_of_fold.get("placed") == 0:
+        found.append(
+            "no recording says where and on which day it was made: recordings of one bird on one "
+            "morning may be learnt from and judged by, so these figures may be too high"
+        )
+    if out_of_fold.get("backgrounds") == "pink noise":
+        found.append(
+            "what no bird is was learnt from pink noise alone: expect more false detections in the "
+            "field than these figures say. Give a folder of sounds without birds: --nocall FOLDER"
+        )
     return found
 
 

@@ -56,8 +56,8 @@ class CropScore:
 
 def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable:
     """Out-of-fold scores of the bag. Raises CorpusError naming the file that does not fit."""
-    rows, scores = _scores(run, bag)
-    path = run.folder / "spectrograms" / "index.csv"
+    rows, scores = _scores(run, bag) if run.recipe.transfer is None else _of_heads(run, bag)
+    path = run.crops_index
     index = read_csv(path, ("recording", "first", "count"))
     first = np.array([int(r["first"]) for r in index], np.int64)
     count = np.array([int(r["count"]) for r in index], np.int64)
@@ -85,6 +85,13 @@ def crop_table(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> CropTable
         longitude=places[:, 1],
         day_of_year=places[:, 2],
     )
+
+
+def _of_heads(run: Run, bag: Sequence[MemberInfo]) -> tuple[NDArray[np.int64], Scores]:
+    # Loads scipy.signal, which all other runs, and errors, do without.
+    from trainer.transfer.out_of_fold import window_scores
+
+    return window_scores(run, bag)
 
 
 def _scores(run: Run, bag: Sequence[MemberInfo]) -> tuple[NDArray[np.int64], Scores]:

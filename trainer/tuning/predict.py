@@ -11,6 +11,8 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+from rich.markup import escape
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
 from edge.contract.blend import (
@@ -29,11 +31,11 @@ from trainer.corpus.soundscape_windows import some_of
 from trainer.corpus.soundscapes import read_sites, soundscape_name
 from trainer.corpus.tables import Problems
 from trainer.files import check_replaceable, write_csv
-from trainer.networks.model import load_network
 from trainer.networks.precision import choose_device
 from trainer.place.place_prior import place_scores
 from trainer.run import Run
-from trainer.tuning.soundscape_scores import WindowSpan, hear, samples_of
+from trainer.tuning.ensemble import open_ensemble
+from trainer.tuning.soundscape_scores import WindowSpan, hear, known_by_kind, samples_of
 
 COLUMNS = ("row_id", "birds")
 OptionalPlace = tuple[float | None, float | None]
@@ -51,6 +53,21 @@ class PredictionSummary:
     )
     unreadable: tuple[str, ...]
     partly_lost: tuple[str, ...]  # with some sound lost
+
+    def tell(self, out: Path, console: Console) -> None:
+        """Print the problems, a line each, and the counts."""
+        for what, lines in (("not readable", self.unreadable), ("partly lost", self.partly_lost)):
+            for line in lines:
+                told = f"[yellow]{what}:[/yellow] {escape(line)}"
+                console.print(told, highlight=False, soft_wrap=True)
+        lost = len(self.unreadable)
+        missing = f"; {lost} could not be read and have none" if lost else ""
+        console.print(
+            f"{out}: {self.rows} rows of {self.soundscapes} soundscapes, {self.rows_with_calls} "
+            f"with birds; {self.without_prior} without a known place and season{missing}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def thresholds_of(run: Run) -> tuple[Scores, Scores]:
@@ -76,10 +93,7 @@ class Predictor:
         self.codes = run.taxonomy.codes
         self._taxonomy = run.taxonomy
         self._metadata = run.metadata()
-        self._kinds = [member.kind for member in bag]
-        self._networks = [
-            load_network(run, member.name).to(choose_device(device)) for member in bag
-        ]
+        self._ensemble = open_ensemble(run, bag, choose_device(device))
         self._thresholds, self._thresholds_alone = thresholds_of(run)
         self.lost: list[str] = []  # a line for each recording so far with some sound lost
 
@@ -104,17 +118,17 @@ class Predictor:
         RecordingError if nothing can be decoded."""
         padding = self._tuning.padding
         blend = self._tuning.blend
-        kinds = self._kinds
         heard = hear(
             path,
-            self._networks,
-            kinds,
+            self._ensemble,
             len(self.codes),
             [padding],
             WINDOW_SAMPLES / RATE_HZ,
             self.lost,
         )
-        acoustic = acoustic_scores(heard.scores[padding], sorted(set(kinds)), blend)
+        kinds = sorted(set(self._ensemble.kinds))
+        known = known_by_kind(self._ensemble)
+        acoustic = acoustic_scores(heard.scores[padding], kinds, blend, known)
         smoothed = smooth_neighbours(acoustic, blend, neighbour_step(WINDOW_SAMPLES))
         return heard.windows, blend_scores(smoothed, prior, blend)
 

@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
-from torch import nn
 
 from edge.contract.audio import RATE_HZ, Input, Padding
 from edge.contract.blend import (
     Blend,
+    KnownSpecies,
     Scores,
     acoustic_scores,
     blend_scores,
@@ -31,13 +31,12 @@ from edge.contract.errors import RecordingError
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.soundscape_windows import none_readable, row_window, windows_of
 from trainer.corpus.soundscapes import Soundscape
-from trainer.networks.model import load_network
 from trainer.place.place_prior import place_scores
 from trainer.run import MemberInfo, Run
-from trainer.tuning.bag import score_images
+from trainer.tuning.ensemble import Ensemble, open_ensemble
 from trainer.tuning.sweep import LabelledRows
 
-_BATCH = 64  # windows; the last bit of a score may depend on the size of its batch
+_BATCH = 64  # windows
 # Windows in a network at once, to save memory. Fewer would change last bits on a CPU; this many do
 # not.
 _PART = 16
@@ -61,8 +60,7 @@ class RecordingScores:
 
 def hear(
     path: Path,
-    networks: Sequence[nn.Module],
-    kinds: Sequence[str],
+    ensemble: Ensemble,
     species: int,
     paddings: Sequence[Padding],
     hop_s: float,
@@ -79,15 +77,15 @@ def hear(
     def images() -> Iterator[Input]:
         for padding, mine in spans.items():
             for window in windows_of(
-                path, padding, hop_s, lost if padding == paddings[0] else None
+                path, padding, hop_s, lost if padding == paddings[0] else None, ensemble.front
             ):
                 mine.append(WindowSpan(window.start, window.samples))
                 yield window.input
 
-    parts = [np.zeros((len(set(kinds)), 0, species), np.float32)]
+    parts = [np.zeros((len(set(ensemble.kinds)), 0, species), np.float32)]
     for batch in _batches(images()):
         for part in _parts(batch):
-            parts.append(kind_means(score_images(networks, part, _BATCH), kinds)[1])
+            parts.append(kind_means(ensemble.scores(part), ensemble.kinds, ensemble.known)[1])
     first = spans[paddings[0]]
     if any(found != first for found in spans.values()):
         raise RecordingError(path, "changed while it was read")
@@ -124,6 +122,8 @@ class ScoredRows:
     prior: Scores  # (rows, species); NaN if place, date or model is missing
     unreadable: tuple[str, ...]  # soundscapes that could not be decoded
     partly_lost: tuple[str, ...] = ()  # with some sound lost
+    # (kinds, species) the species that any member of each kind knows; None: all
+    known: KnownSpecies | None = None
 
     @cached_property
     def placed(self) -> NDArray[np.bool_]:
@@ -136,7 +136,7 @@ class ScoredRows:
 
     def acoustic(self, padding: Padding, blend: Blend) -> Scores:
         """Acoustic scores of each row, smoothed, without the prior, `(rows, species)`."""
-        heard = acoustic_scores(self.windows[padding], self.kinds, blend)
+        heard = acoustic_scores(self.windows[padding], self.kinds, blend, self.known)
         rows: Scores = smooth_neighbours(heard, blend, self.step, self.stretch)[self.at]
         return rows
 
@@ -150,22 +150,18 @@ class ScoredRows:
 def score_soundscapes(run: Run, corpus: Corpus, bag: Sequence[MemberInfo]) -> ScoredRows:
     """Score every window of every readable soundscape with the bag; images are made once per
     padding and scored once per member."""
-    networks = [load_network(run, member.name) for member in bag]
-    kinds = [member.kind for member in bag]
-    return score_networks(
-        run, corpus, networks, kinds, run.recipe.tune.padding, run.recipe.tune.hop_s
-    )
+    ensemble = open_ensemble(run, bag)
+    return score_ensemble(run, corpus, ensemble, run.recipe.tune.padding, run.recipe.tune.hop_s)
 
 
-def score_networks(
+def score_ensemble(
     run: Run,
     corpus: Corpus,
-    networks: Sequence[nn.Module],
-    kinds: Sequence[str],
+    ensemble: Ensemble,
     paddings: Sequence[Padding],
     hop_s: float,
 ) -> ScoredRows:
-    """Score every window with any networks of these kinds. Raises CorpusError if no soundscape can
+    """Score every window with any ensemble. Raises CorpusError if no soundscape can
     be read."""
     species = len(run.taxonomy)
     labelled = []
@@ -180,7 +176,7 @@ def score_networks(
     )
     for soundscape in shown:
         try:
-            heard = hear(soundscape.path, networks, kinds, species, paddings, hop_s, lost)
+            heard = hear(soundscape.path, ensemble, species, paddings, hop_s, lost)
         except RecordingError as error:
             # Stored in the run, which contains no paths.
             unreadable.append(f"{soundscape.path.name}: {error.reason}")
@@ -198,10 +194,11 @@ def score_networks(
     if unreadable and not scores:
         raise none_readable(corpus, unreadable)
     # Serves rows without a window.
-    silent = np.zeros((len(set(kinds)), 1, species), np.float32)
+    kinds = sorted(set(ensemble.kinds))
+    silent = np.zeros((len(kinds), 1, species), np.float32)
     return ScoredRows(
         rows=LabelledRows.of(labelled, run.taxonomy),
-        kinds=tuple(sorted(set(kinds))),
+        kinds=tuple(kinds),
         windows={
             p: np.concatenate([*(part[p] for part in scores), silent], axis=1) for p in paddings
         },
@@ -213,6 +210,19 @@ def score_networks(
         prior=np.concatenate(prior),
         unreadable=tuple(unreadable),
         partly_lost=tuple(lost),
+        known=known_by_kind(ensemble),
+    )
+
+
+def known_by_kind(ensemble: Ensemble) -> KnownSpecies | None:
+    """The species that any member of each kind knows, `(kinds, species)`; None: all."""
+    if ensemble.known is None:
+        return None
+    return np.stack(
+        [
+            ensemble.known[[kind == name for kind in ensemble.kinds]].any(axis=0)
+            for name in sorted(set(ensemble.kinds))
+        ]
     )
 
 

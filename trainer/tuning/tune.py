@@ -10,7 +10,7 @@ between the listed blends.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from trainer.recipe import ThresholdBy, TuneRecipe
 from trainer.run import MemberInfo, Run, Tuning
 from trainer.tuning import sweep
 from trainer.tuning.blend_search import Optimum, optimise
+from trainer.tuning.mixture_scores import score_mixtures
 from trainer.tuning.out_of_fold import crop_table
 from trainer.tuning.soundscape_scores import ScoredRows, score_soundscapes
 from trainer.tuning.sweep import LabelledRows, ThresholdCandidate
@@ -47,7 +48,9 @@ def tune(run: Run, corpus: Corpus) -> None:
     if missing := corpus.problems.counts.get(NO_SOUND):
         example = corpus.problems.examples[NO_SOUND][0]
         say(f"tune: {missing} labelled soundscapes are missing, such as {example}")
-    if scored is None:
+    if scored is None and run.recipe.transfer is not None:
+        tuning, curves = tune_on_mixtures(run, corpus, bag)
+    elif scored is None:
         tuning, curves = tune_on_crops(run, corpus, bag)
     else:
         tuning, curves = tune_on_rows(run, scored)
@@ -57,7 +60,7 @@ def tune(run: Run, corpus: Corpus) -> None:
     recipe = run.recipe.tune
     asked = {"smoothing": any(recipe.smoothing), "threshold_by": recipe.threshold_by != "global"}
     asked["optimise"] = recipe.optimise > 0
-    if curves["basis"] != "soundscapes" and any(asked.values()):
+    if curves["basis"] == "out_of_fold_crops" and any(asked.values()):
         say(
             f"tune: {', '.join(key for key in asked if asked[key])}: without effect, since they "
             "need labelled soundscapes"
@@ -127,10 +130,30 @@ def _blends(recipe: TuneRecipe, with_prior: bool) -> list[Blend]:
     return [replace(blend, smoothing=weight) for blend in plain for weight in recipe.smoothing]
 
 
-def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
+def tune_on_mixtures(
+    run: Run, corpus: Corpus, bag: Sequence[MemberInfo]
+) -> tuple[Tuning, dict[str, Any]]:
+    """Choose thresholds for heads on a published model without labelled soundscapes: on recordings
+    mixed over backgrounds, scored by heads that have heard neither.
+
+    The blend is the first of the recipe without neighbours: rows that stand alone, at the places
+    that the metadata model was trained on, cannot decide these.
+    """
+    recipe = run.recipe.tune
+    first = replace(recipe.blend[0], prior_weight=recipe.blend[0].prior_weight[:1])
+    alone = replace(recipe, blend=(first,), smoothing=(0.0,), padding=recipe.padding[:1])
+    return tune_on_rows(run, score_mixtures(run, corpus, bag), alone, "mixtures")
+
+
+def tune_on_rows(
+    run: Run,
+    scored: ScoredRows,
+    recipe: TuneRecipe | None = None,
+    basis: Literal["soundscapes", "mixtures"] = "soundscapes",
+) -> tuple[Tuning, dict[str, Any]]:
     """Choose padding, blend and thresholds on labelled rows. Also returns the curves for the
     report."""
-    recipe = run.recipe.tune
+    recipe = recipe or run.recipe.tune
     placed = scored.placed
     search = Search.of(scored.take(placed) if placed.any() else scored, recipe, run.recipe.seed)
     chosen, optimum = search.choose()
@@ -150,7 +173,7 @@ def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
     species = {run.taxonomy.codes[index]: value for index, value in sorted(cut.species.items())}
     elsewhere = held_out(search)
     scores = {
-        "basis": "soundscapes",
+        "basis": basis,
         "rows": len(rows),
         "recordings": len(set(rows.recordings)),
         "rows_without_prior": int((~placed).sum()),
@@ -167,7 +190,7 @@ def tune_on_rows(run: Run, scored: ScoredRows) -> tuple[Tuning, dict[str, Any]]:
     }
     f1s = sweep.row_f1s(scored.rows, sweep.count(scored.rows, alone, thresholds))
     curves = {
-        "basis": "soundscapes",
+        "basis": basis,
         "blended": _curve(thresholds, chosen.f1s, rows),
         "acoustic": _curve(thresholds, f1s, scored.rows),
         "search": [
@@ -344,7 +367,7 @@ def _line(tuning: Tuning) -> str:
     scores = tuning.scores
     cut = tuning.thresholds
     blend = tuning.blend
-    if scores["basis"] != "soundscapes":
+    if scores["basis"] == "out_of_fold_crops":
         return (
             f"tune: no labelled soundscapes: thresholds {cut.blended:g} and {cut.acoustic:g} "
             f"(without a place) taken from {scores['rows']} out-of-fold crops (micro F1 "

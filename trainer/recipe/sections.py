@@ -1,31 +1,19 @@
-"""Recipes: every number of a training in one YAML file, parsed strictly into frozen dataclasses.
+"""The sections of a recipe: what each number means, and its range. Knows no file.
 
-A key that is unknown, missing or out of range gives an error of one line. Knows no corpus and no
-network.
-"""
+A number that is out of range gives an error of one line."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from dataclasses import dataclass
+from typing import Literal
 
 from edge.contract.audio import CROPS_MAX, FRAME_HOP, RATE_HZ, WINDOW_SAMPLES, Padding
 from edge.contract.blend import BlendRule
-from edge.contract.errors import ConfigError
-from edge.contract.folders import entries_of
-from edge.contract.strict import SchemaError, parse
-from edge.contract.text import TextError, text_of
-from edge.contract.yaml_loader import DecimalLoader
 
-RECIPES = Path(__file__).parent / "recipes"
 ValueSpan = tuple[float, float]
 Normalise = Literal["none", "bands", "standard", "imagenet"]
 MetadataKind = Literal["published", "better"]
 Keep = Literal["best", "last", "soundscapes"]
 ThresholdBy = Literal["global", "species", "quantile"]
+HeadForm = Literal["logistic", "mlp"]
 # Ten minutes of a recording, which is kept in memory while its images are made.
 STUDENT_CROPS_MAX = 120
 CLIP_CROPS_MAX = 6  # six crops of 7 s, 4.66 s apart, are 30.3 s
@@ -39,21 +27,21 @@ _RATE_MIN = 1e-9
 _RATE_MAX = 10.0
 
 
-def _need(allowed: bool, key: str, found: object, expected: str) -> None:
+def need(allowed: bool, key: str, found: object, expected: str) -> None:
     if not allowed:
         raise ValueError(f"{key}: expected {expected}, found {found!r}")
 
 
-def _need_number(section: object, key: str, low: float, high: float, unit: str = "") -> None:
+def need_number(section: object, key: str, low: float, high: float, unit: str = "") -> None:
     """Raise ValueError if a number lies outside low to high, both allowed."""
     number = getattr(section, key)
-    _need(low <= number <= high, key, number, f"{low:.10g} to {high:.10g}{unit}")
+    need(low <= number <= high, key, number, f"{low:.10g} to {high:.10g}{unit}")
 
 
-def _need_share(section: object, key: str) -> None:
+def need_share(section: object, key: str) -> None:
     """Raise ValueError if a share leaves nothing on one of the two sides."""
     number = getattr(section, key)
-    _need(0.001 <= number < 1, key, number, "a share between 0 and 1, 0.001 or more")
+    need(0.001 <= number < 1, key, number, "a share between 0 and 1, 0.001 or more")
 
 
 @dataclass(frozen=True)
@@ -65,9 +53,9 @@ class FoldRecipe:
     cell_deg: float
 
     def __post_init__(self) -> None:
-        _need_number(self, "count", 2, 20, " folds")
+        need_number(self, "count", 2, 20, " folds")
         good = 0.01 <= self.cell_deg <= 45
-        _need(good, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees")
+        need(good, "cell_deg", self.cell_deg, "a cell of 0.01 to 45 degrees")
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ class SpectrogramRecipe:
     crops_max: int
 
     def __post_init__(self) -> None:
-        _need_number(self, "crops_max", 1, CROPS_MAX)
+        need_number(self, "crops_max", 1, CROPS_MAX)
 
 
 @dataclass(frozen=True)
@@ -93,8 +81,8 @@ class LabelRecipe:
 
     def __post_init__(self) -> None:
         for key in ("primary", "secondary", "other"):
-            _need_number(self, key, 0, 1)
-        _need(self.other < self.primary, "other", self.other, f"less than primary, {self.primary}")
+            need_number(self, key, 0, 1)
+        need(self.other < self.primary, "other", self.other, f"less than primary, {self.primary}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +95,8 @@ class SamplingRecipe:
     balance: float
 
     def __post_init__(self) -> None:
-        _need_number(self, "crops_per_recording", 1, CROPS_MAX)
-        _need_number(self, "balance", 0, 1)
+        need_number(self, "crops_per_recording", 1, CROPS_MAX)
+        need_number(self, "balance", 0, 1)
 
 
 @dataclass(frozen=True)
@@ -120,7 +108,7 @@ class ValidationRecipe:
     bootstrap: int = 0
 
     def __post_init__(self) -> None:
-        _need(
+        need(
             self.bootstrap == 0 or 20 <= self.bootstrap <= 10_000,
             "bootstrap",
             self.bootstrap,
@@ -151,7 +139,7 @@ class Augment:
     snr_db: ValueSpan = (0.0, 3.0)  # of either, uniform
 
     def __post_init__(self) -> None:
-        _need(
+        need(
             0.01 <= self.power[0] <= self.power[1] <= 100,
             "power",
             list(self.power),
@@ -159,12 +147,12 @@ class Augment:
         )
         # Far beyond, the mixture is not a finite number.
         good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60
-        _need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
+        need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
         for key in ("stripes", "mixup", "pink", "nocall", "empty"):
-            _need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
+            need(0 <= getattr(self, key) <= 1, key, getattr(self, key), "a share of 0 to 1")
         shares = [self.pink, self.nocall, self.empty]
-        _need(sum(shares) <= 1, "pink", shares, "pink, nocall and empty of 1 at most together")
-        _need_number(self, "mixup_alpha", 0.01, 100)
+        need(sum(shares) <= 1, "pink", shares, "pink, nocall and empty of 1 at most together")
+        need_number(self, "mixup_alpha", 0.01, 100)
 
     @property
     def backgrounds(self) -> bool:
@@ -190,18 +178,18 @@ class MemberRecipe:
     def __post_init__(self) -> None:
         # folders are named for it
         good = self.kind.isidentifier() and self.kind.isascii() and len(self.kind) <= 40
-        _need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
-        _need_number(self, "epochs", 1, EPOCHS_MAX)
-        _need(
+        need(good, "kind", self.kind, "a word of up to 40 letters (a to z), digits and _")
+        need_number(self, "epochs", 1, EPOCHS_MAX)
+        need(
             len(set(self.seeds)) == len(self.seeds) > 0,
             "seeds",
             list(self.seeds),
             "different numbers, at least one",
         )
         good = all(0 <= seed <= SEED_MAX for seed in self.seeds)
-        _need(good, "seeds", list(self.seeds), f"numbers of 0 to {SEED_MAX}")
-        _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need_number(self, "clip_crops", 1, CLIP_CROPS_MAX)
+        need(good, "seeds", list(self.seeds), f"numbers of 0 to {SEED_MAX}")
+        need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
+        need_number(self, "clip_crops", 1, CLIP_CROPS_MAX)
 
 
 @dataclass(frozen=True)
@@ -218,14 +206,14 @@ class OptimiserRecipe:
     def __post_init__(self) -> None:
         rates = [self.learning_rate_min, self.learning_rate]
         good = 0 <= rates[0] <= rates[1] <= _RATE_MAX and rates[1] >= _RATE_MIN
-        _need(
+        need(
             good,
             "learning_rate",
             rates[::-1],
             f"0 <= minimum <= rate, {_RATE_MIN:g} to {_RATE_MAX:g}",
         )
-        _need_number(self, "batch", 2, _BATCH_MAX)
-        _need_number(self, "weight_decay", 0, _RATE_MAX)
+        need_number(self, "batch", 2, _BATCH_MAX)
+        need_number(self, "weight_decay", 0, _RATE_MAX)
 
 
 @dataclass(frozen=True)
@@ -247,22 +235,22 @@ class MetadataRecipe:
     leaf_steps: int | None = None
 
     def __post_init__(self) -> None:
-        _need_number(self, "iterations", 1, _ITERATIONS_MAX)
-        _need_number(self, "depth", 1, 16)
+        need_number(self, "iterations", 1, _ITERATIONS_MAX)
+        need_number(self, "depth", 1, 16)
         rate = self.learning_rate
         good = rate == "auto" or _RATE_MIN <= rate <= _RATE_MAX
-        _need(good, "learning_rate", rate, f"auto or {_RATE_MIN:g} to {_RATE_MAX:g}")
-        _need_share(self, "validation")
+        need(good, "learning_rate", rate, f"auto or {_RATE_MIN:g} to {_RATE_MAX:g}")
+        need_share(self, "validation")
         good = self.limit_km is None or 1 <= self.limit_km <= 20_000
-        _need(good, "limit_km", self.limit_km, "null or 1 to 20000 kilometres")
-        _need(
+        need(good, "limit_km", self.limit_km, "null or 1 to 20000 kilometres")
+        need(
             self.borders is None or 1 <= self.borders <= 255,
             "borders",
             self.borders,
             "null or 1 to 255",
         )
         steps = self.leaf_steps
-        _need(steps is None or 1 <= steps <= 1000, "leaf_steps", steps, "null or 1 to 1000")
+        need(steps is None or 1 <= steps <= 1000, "leaf_steps", steps, "null or 1 to 1000")
 
 
 @dataclass(frozen=True)
@@ -272,7 +260,7 @@ class BagRecipe:
     per_fold_max: int
 
     def __post_init__(self) -> None:
-        _need_number(self, "per_fold_max", 1, 1000)
+        need_number(self, "per_fold_max", 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -284,7 +272,7 @@ class BlendSearch:
 
     def __post_init__(self) -> None:
         good = bool(self.prior_weight) and all(0 <= w <= 100 for w in self.prior_weight)
-        _need(good, "prior_weight", list(self.prior_weight), "numbers of 0 to 100, at least one")
+        need(good, "prior_weight", list(self.prior_weight), "numbers of 0 to 100, at least one")
 
 
 @dataclass(frozen=True)
@@ -296,12 +284,10 @@ class Sweep:
     step: float
 
     def __post_init__(self) -> None:
-        _need(
-            0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1"
-        )
+        need(0 <= self.low <= self.high <= 1, "low", [self.low, self.high], "0 <= low <= high <= 1")
         span = self.high - self.low or 1.0  # any step will do for a single threshold
         good = 0.0001 <= self.step <= span + 1e-9
-        _need(good, "step", self.step, f"0.0001 to {span:g}, the distance from low to high")
+        need(good, "step", self.step, f"0.0001 to {span:g}, the distance from low to high")
 
 
 @dataclass(frozen=True)
@@ -321,16 +307,14 @@ class TuneRecipe:
     optimise: int = 0
 
     def __post_init__(self) -> None:
-        _need(bool(self.padding), "padding", list(self.padding), "at least one padding")
-        _need(bool(self.blend), "blend", list(self.blend), "at least one rule")
+        need(bool(self.padding), "padding", list(self.padding), "at least one padding")
+        need(bool(self.blend), "blend", list(self.blend), "at least one rule")
         hop = self.hop_s * RATE_HZ
         good = 0 < hop <= WINDOW_SAMPLES and WINDOW_SAMPLES % hop == 0 and hop % FRAME_HOP == 0
-        _need(
-            good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window"
-        )
+        need(good, "hop_s", self.hop_s, "5, 2.5, 1.25, 1, 0.5: every labelled row must be a window")
         good = bool(self.smoothing) and all(0 <= weight <= 1 / 3 for weight in self.smoothing)
-        _need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
-        _need_number(self, "optimise", 0, 10_000)
+        need(good, "smoothing", list(self.smoothing), "weights of 0 to 1/3, at least one")
+        need_number(self, "optimise", 0, 10_000)
 
 
 @dataclass(frozen=True)
@@ -351,15 +335,15 @@ class StudentRecipe:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        _need_number(self, "epochs", 1, EPOCHS_MAX)
-        _need_number(self, "views", 1, 1000)
-        _need_number(self, "learning_rate", _RATE_MIN, _RATE_MAX)
-        _need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
-        _need_number(self, "crops_max", 1, STUDENT_CROPS_MAX)
-        _need_share(self, "held_out")
+        need_number(self, "epochs", 1, EPOCHS_MAX)
+        need_number(self, "views", 1, 1000)
+        need_number(self, "learning_rate", _RATE_MIN, _RATE_MAX)
+        need(self.stem_pool in (1, 2, 4), "stem_pool", self.stem_pool, "1, 2 or 4")
+        need_number(self, "crops_max", 1, STUDENT_CROPS_MAX)
+        need_share(self, "held_out")
 
 
-_STUDENT = StudentRecipe(
+STUDENT = StudentRecipe(
     architecture="mobilenetv4_conv_small.e2400_r224_in1k",
     epochs=40,
     views=8,
@@ -377,103 +361,33 @@ _STUDENT = StudentRecipe(
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Every number of a training. With `pretrained` it starts from ImageNet weights, or not at
-    all."""
+class TransferRecipe:
+    """Heads on the embedding of a published model instead of networks of our own.
 
-    name: str
-    seed: int
-    pretrained: bool
-    # The epoch whose weights are kept: with the best F1 on the validation fold or on soundscapes,
-    # or the last.
-    keep: Keep
-    folds: FoldRecipe
-    spectrograms: SpectrogramRecipe
-    labels: LabelRecipe
-    sampling: SamplingRecipe
-    loss: LossRecipe
-    members: tuple[MemberRecipe, ...]
-    optimiser: OptimiserRecipe
-    metadata: MetadataRecipe
-    bag: BagRecipe
-    tune: TuneRecipe
-    validation: ValidationRecipe = field(default_factory=ValidationRecipe)
-    student: StudentRecipe = _STUDENT
+    `heads`: forms of head, each trained once per fold. `copies`: mixed copies of each window, over
+    a background at `snr_db`. `empty`: weight of all backgrounds against all calls. `ridge` is that
+    of the logistic head; `width` of the hidden layer, `epochs`, `dropout` and `mixup_alpha` are
+    those of the MLP (trainer/transfer/heads.py)."""
+
+    heads: tuple[HeadForm, ...]
+    copies: int
+    snr_db: ValueSpan
+    empty: float
+    ridge: float
+    width: int
+    epochs: int
+    dropout: float
+    mixup_alpha: float
 
     def __post_init__(self) -> None:
-        _need_number(self, "seed", 0, SEED_MAX)
-        kinds = [m.kind for m in self.members]
-        _need(
-            len(set(kinds)) == len(kinds) > 0,
-            "members",
-            kinds,
-            "members of different kinds, at least one",
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """The recipe as plain dicts, lists, texts and numbers, for YAML and JSON."""
-        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return plain
-
-    def as_yaml(self) -> str:
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
-
-    def differences(self, other: "Recipe") -> list[str]:
-        """Key paths whose values differ."""
-        mine = _flat(self.as_dict(), "")
-        theirs = _flat(other.as_dict(), "")
-        return [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of all values: two recipes with the same digest train the same."""
-        return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-
-
-def _flat(value: Any, path: str) -> dict[str, object]:
-    """Nested values by their key paths, as messages name them."""
-    if isinstance(value, dict):
-        pairs = [(f"{path}.{key}" if path else key, item) for key, item in value.items()]
-    elif isinstance(value, list):
-        pairs = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
-    else:
-        return {path: value}
-    return {key: leaf for inner, item in pairs for key, leaf in _flat(item, inner).items()}
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the trainer."""
-    return [path.stem for path in entries_of(RECIPES) if path.suffix == ".yaml"]
-
-
-def find_recipe(name_or_path: str) -> Recipe:
-    """A recipe by its name in trainer/recipes or by the path of a YAML file. Raises ConfigError."""
-    if name_or_path in recipe_names():
-        return read_recipe(RECIPES / f"{name_or_path}.yaml")
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        raise ConfigError(
-            f"recipe {name_or_path!r}: unknown; allowed: {', '.join(recipe_names())} or FILE.yaml"
-        )
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: expected a recipe in YAML, found "
-            f"{'no file' if path.exists() else 'nothing there'}"
-        )
-    return read_recipe(path)
-
-
-def read_recipe(path: Path) -> Recipe:
-    """Read and check a recipe. Raises ConfigError in one line: file, key, value found, values
-    allowed."""
-    try:
-        raw = yaml.load(text_of(path.read_bytes()), Loader=DecimalLoader)
-    except (OSError, TextError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: not readable as YAML: {' '.join(str(error).split())}"
-        ) from error
-    try:
-        recipe: Recipe = parse(Recipe, raw)
-    except SchemaError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    return recipe
+        good = len(set(self.heads)) == len(self.heads) > 0
+        need(good, "heads", list(self.heads), "different heads, at least one")
+        need_number(self, "copies", 1, 10)
+        good = -60 <= self.snr_db[0] <= self.snr_db[1] <= 60
+        need(good, "snr_db", list(self.snr_db), "[low, high] of -60 to 60")
+        need_number(self, "empty", 0.01, 100)
+        need_number(self, "ridge", 0, 100)
+        need_number(self, "width", 2, 4096)
+        need_number(self, "epochs", 1, EPOCHS_MAX)
+        need_number(self, "dropout", 0, 0.9)
+        need_number(self, "mixup_alpha", 0.01, 100)
