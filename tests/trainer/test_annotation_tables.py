@@ -118,6 +118,16 @@ def test_without_the_offset_only_the_first_file_of_raven_is_known(
     assert told == ["raven.txt line 3"]
 
 
+def test_tables_that_are_not_read_are_told(data: Path) -> None:
+    """Else folders of sites with a table in another language would be species without a word."""
+    (data / "Rufe.csv").write_text("Datei;Beginn;Schluss;Ruf\ndusk.wav;1;2;Amsel\n")
+    (data / "Rufe.xlsx").write_bytes(b"PK")
+    (data / "audio" / "b" / "Label Track.txt").write_text("0.5\t2.0\tAmsel\n")
+    (data / "README.txt").write_text("of the recordings")
+    told = Corpus.read(data, species_min=1).problems.examples["table not used"]
+    assert sorted(told) == ["Rufe.csv", "Rufe.xlsx", "audio/b/Label Track.txt"]
+
+
 def test_a_table_of_raven_for_several_files_counts_within_each(
     data: Path, names: SpeciesNames
 ) -> None:

@@ -9,7 +9,7 @@ import soundfile
 from rich.console import Console
 
 from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES
-from edge.contract.errors import BirdstationError, ConfigError, CorpusError, UsageError
+from edge.contract.errors import ConfigError, CorpusError, UsageError
 from export.assemble import assemble
 from tests.conftest import hiss, write_sound
 from tests.helpers.transfer_run import (
@@ -217,8 +217,9 @@ def test_what_needs_a_backbone_says_so(made: tuple[Run, Path], tmp_path: Path) -
 
     with pytest.raises(ConfigError, match=r"needs --backbone BUNDLE.*export adopt"):
         ask("transfer", None)
-    with pytest.raises(BirdstationError, match="no bundle here"):
-        ask("transfer", tmp_path)
+    for wrong in (tmp_path, folder / "backbone/members/ears.onnx"):
+        with pytest.raises(ConfigError, match="expected the folder of an adopted model"):
+            ask("transfer", wrong)
     with pytest.raises(UsageError, match="recipe small trains networks of its own"):
         ask("small", folder / "backbone")
     with pytest.raises(UsageError, match="has no stage fit-cnn; it has fit-heads instead"):

@@ -4,14 +4,20 @@ about.
 How a table is written, annotation_tables.py knows. Decodes nothing.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from edge.contract.errors import CorpusError
 from edge.contract.text import printable
 from trainer.corpus.annotation_tables import AnnotationTable, recognise_table
+from trainer.corpus.cells import SUFFIXES
 from trainer.corpus.labelled_parts import LabelledPart
+from trainer.corpus.origins import TABLES as ORIGIN_TABLES
 from trainer.corpus.sound_files import SoundFiles
 from trainer.corpus.tables import Problems
+
+_OF_OFFICES = (".xls", ".xlsx", ".ods")  # not read: save them as CSV
+_ABOUT = re.compile("read.?me|licen[cs]e|about|citation", re.IGNORECASE)
 
 
 def find_tables(files: SoundFiles) -> list[AnnotationTable]:
@@ -25,6 +31,19 @@ def find_tables(files: SoundFiles) -> list[AnnotationTable]:
         if table.names_files or files.beside(path) is not None:
             found.append(table)
     return found
+
+
+def tell_unused(tables: Sequence[AnnotationTable], files: SoundFiles, problems: Problems) -> None:
+    """Count files that look like tables of annotations and are not read: with columns of other
+    names, or labels without a sound file of their name."""
+    used = {table.path for table in tables}
+    for path in files.all:
+        suffix = path.suffix.lower()
+        known = path.name.lower() in ORIGIN_TABLES or _ABOUT.match(path.name) or path in used
+        if known or suffix not in (*SUFFIXES, *_OF_OFFICES):
+            continue
+        if suffix != ".txt" or recognise_table(path) is not None:  # other texts are notes
+            problems.add("table not used", printable(files.name_of(path)))
 
 
 def table_parts(

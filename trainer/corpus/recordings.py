@@ -12,7 +12,7 @@ from edge.contract.errors import CorpusError
 from edge.contract.folders import entries_of
 from edge.contract.taxonomy import Taxonomy
 from edge.contract.text import printable
-from trainer.corpus.annotated_files import find_tables, table_parts
+from trainer.corpus.annotated_files import find_tables, table_parts, tell_unused
 from trainer.corpus.birdclef import COLUMNS, METADATA, read_birdclef
 from trainer.corpus.labelled_parts import CorpusContent, ReadOptions, content_of
 from trainer.corpus.origins import Place
@@ -120,6 +120,7 @@ def _read(data: Path, options: ReadOptions, problems: Problems) -> tuple[str, Co
     else:
         layout = FOLDERS
         parts = folder_parts(data, files, problems)
+    tell_unused(tables, files, problems)
     return layout, content_of(parts, files, options, problems)
 
 

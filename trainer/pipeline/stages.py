@@ -21,7 +21,7 @@ from rich.table import Table
 from edge.contract.errors import ConfigError, CorpusError, UsageError
 from trainer.book import FILE, HEAD_STAGES, STAGES, Book, stage_part, versions
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
-from trainer.corpus.backgrounds import check_folder
+from trainer.corpus.backgrounds import background_files, check_folder
 from trainer.corpus.recordings import Corpus, require_corpus
 from trainer.corpus.soundscape_windows import require_readable
 from trainer.corpus.species_names import SpeciesNames
@@ -70,6 +70,8 @@ def run_stages(options: Options, names: Sequence[str], console: Console) -> Run:
         Rasters.open(options.rasters)  # before hours of other stages
     if {"embeddings", "fit-heads"} & set(names):
         check_backbone(options.out, options.backbone)
+        if options.nocall is not None:
+            background_files(options.nocall)
     corpus = read_corpus(options, recipe)
     require_rows(recipe, corpus)
     if "tune" in names:

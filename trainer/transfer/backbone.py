@@ -15,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edge.contract.audio import WAVEFORM, WINDOW_SAMPLES, Samples
-from edge.contract.bundle import Bundle, BundleMember, read_bundle
+from edge.contract.bundle import MANIFEST, Bundle, BundleMember, read_bundle
 from edge.contract.errors import BundleError, ConfigError, CorpusError
 from trainer.files import cannot_write
 
@@ -126,6 +126,11 @@ def backbone_in(folder: Path) -> Backbone:
 def check_backbone(run: Path, given: Path | None) -> None:
     """Raise ConfigError or BundleError, before a run begins, if there is no backbone to begin
     with."""
+    if given is not None and not (given / MANIFEST).is_file():
+        raise ConfigError(
+            f"--backbone {given}: expected the folder of an adopted model, with {MANIFEST} in it; "
+            f"{ADOPT}"
+        )
     if given is not None:
         _member_of(read_bundle(given))
     elif not (run / FOLDER).is_dir():
