@@ -26,6 +26,7 @@ from edge.contract.yaml_loader import StrictLoader
 
 HOP_STEP_S = FRAME_HOP / RATE_HZ
 _FILE_BYTES_MAX = 262_144  # the shipped file has 6 kB; a site takes 50 bytes
+_SHOWN_MAX = 80  # characters shown of a line that is expected
 _ENDS_WITH = re.compile(r"^# ends with: (\S.*?)\s*$", re.MULTILINE)  # shows that a file was cut
 DEMO_FOLDER = Path(__file__).parent / "demo"  # bundle and soundscapes that ship with birdstation
 OWN_SETTINGS = Path("station.yaml")  # in the current folder
@@ -380,7 +381,8 @@ def _check_end(path: Path, text: str) -> None:
         line.rstrip() for line in text[announced.end() :].splitlines()
     ):
         raise ConfigError(
-            f"{path}: expected the line {announced[1]!r}, as its head says, found none; it was cut "
+            f"{path}: expected the line {announced[1][:_SHOWN_MAX]!r}, as its head says, found "
+            "none; it was cut "
             "short: restore the rest, or remove the line 'ends with'"
         )
 
