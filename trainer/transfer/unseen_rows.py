@@ -1,5 +1,5 @@
 """Labelled rows for tuning without labelled soundscapes: every recording mixed over backgrounds,
-scored by heads that have heard neither.
+scored by heads that have not heard the recording.
 
 As in the field, most rows have no call. Knows no threshold.
 """

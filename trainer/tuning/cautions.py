@@ -18,7 +18,7 @@ from trainer.tuning.out_of_fold import CropScore, CropTable
 _SURE = 2.0  # standard deviations by which a score must exceed guessing
 _BASIS = {
     "soundscapes": "the labelled soundscapes",
-    "mixtures": "recordings mixed over backgrounds, neither heard in training,",
+    "mixtures": "recordings not heard in training, mixed over backgrounds,",
 }
 _SHOWN = 10  # species named in a line
 _NOTHING = 0.0005  # a smaller F1 is shown as 0.000

@@ -134,7 +134,7 @@ def tune_on_mixtures(
     run: Run, corpus: Corpus, bag: Sequence[MemberInfo]
 ) -> tuple[Tuning, dict[str, Any]]:
     """Choose thresholds for heads on a published model without labelled soundscapes: on recordings
-    mixed over backgrounds, scored by heads that have heard neither.
+    mixed over backgrounds, scored by heads that have not heard the recording.
 
     The blend is the first of the recipe without neighbours: rows that stand alone, at the places
     that the metadata model was trained on, cannot decide these.
