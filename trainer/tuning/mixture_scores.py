@@ -1,5 +1,5 @@
 """Scored rows without labelled soundscapes: recordings mixed over backgrounds, as heads score them
-that have not heard the recording, each at the place and day of its recording. Knows no threshold."""
+that have not heard the recording, each at its place and day. Knows no threshold."""
 
 from collections.abc import Sequence
 
