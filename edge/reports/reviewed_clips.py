@@ -139,6 +139,7 @@ class ReviewedClips:
     species: dict[str, Species] = field(default_factory=dict)  # by code
     left_out: Counter[Reason] = field(default_factory=Counter)  # reviews that give no clip
     named_by_people: set[str] = field(default_factory=set)  # codes that no bundle has
+    merged: set[str] = field(default_factory=set)  # ids of clips for which another one stands
 
 
 def read_reviewed(record: Reader) -> ReviewedClips:
@@ -190,6 +191,7 @@ def merge_overlapping(reviewed: ReviewedClips) -> None:
         for name in ("heard", "not_heard", "silent", "detections", "detected"):
             getattr(twin, name).update(getattr(said, name))
         reviewed.left_out["same_sound"] += 1
+        reviewed.merged.add(said.clip.id)
     reviewed.clips = {said.clip.id: said for said in kept}
 
 

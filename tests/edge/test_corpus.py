@@ -446,3 +446,4 @@ def test_clips_of_the_same_sound_are_one() -> None:
     assert reviewed.clips["a"].heard == {"lowtoo", "midtoo"}
     assert reviewed.clips["a"].detections == {"1", "2"}
     assert reviewed.left_out["same_sound"] == 1
+    assert reviewed.merged == {"b"}, "what was written of it before is taken out"

@@ -122,7 +122,6 @@ def many_species(out: Path, count: int) -> None:
                 embedding=np.maximum(own, 0).astype(np.float16),
                 own=np.zeros((2, _WINDOWS, 0), np.float32),
                 call=np.ones(_WINDOWS, np.float32),
-                background=np.zeros((1, _WINDOWS), np.int64),
             )
             rows.append((key, code, _WINDOWS * len(rows), _WINDOWS, name))
     write_csv(out / FOLDER / "index.csv", INDEX, rows)
@@ -132,10 +131,7 @@ def many_species(out: Path, count: int) -> None:
             np.float16
         ),
         own=np.zeros((_QUIET, 0), np.float32),
-        call=np.zeros(_QUIET, np.float32),
         origin=np.arange(_QUIET),
-        real=_QUIET,
-        source="made up",
     )
     run = Run.create(out, find_recipe("transfer"), "made up", taxonomy)
     corpus = Corpus(out, tuple(recordings), taxonomy, (), Problems())

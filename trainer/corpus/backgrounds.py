@@ -30,7 +30,7 @@ from edge.contract.taxonomy import NOCALL
 from trainer.corpus.sound import Recording, read_sound
 from trainer.corpus.spectrograms import crops_max_samples
 from trainer.file_digests import Contents, sums_of
-from trainer.files import digest, read_npz, replacing
+from trainer.files import digest, read_npz, write_npz
 from trainer.recipe import Recipe
 from trainer.workers import progress_bar, worker_pool
 
@@ -178,8 +178,7 @@ def make_backgrounds(
     made = BackgroundSet(
         np.concatenate([*images, pink]), np.concatenate([*ranges, pink_ranges]), real, source
     )
-    with replacing(path) as temporary:
-        np.savez(temporary, images=made.images, ranges=made.ranges, real=real, source=source)
+    write_npz(path, vars(made))
     sizes = f"backgrounds: {real} crops of {len(files) - skipped} files, {skipped} skipped"
     console.print(f"{sizes}; {PINK_CROPS} of pink noise", highlight=False)
     return made

@@ -31,7 +31,7 @@ from trainer.files import (
     write_csv,
     write_json,
 )
-from trainer.transfer.backbone import Backbone
+from trainer.transfer.backbone import backbone_in
 from trainer.workers import progress_bar
 
 MARK = "discover.json"
@@ -88,7 +88,7 @@ def discover(options: DiscoverOptions, console: Console) -> int:
             f"{options.folder}: expected at most {CLIPS_MAX:,} clips, found {len(clips):,}; divide "
             "them, e.g. by month"
         )
-    backbone = Backbone.open(options.backbone)
+    backbone = backbone_in(options.backbone)
     mark = {"discover": 1, "backbone": backbone.id}
     write_json(out / MARK, mark | {"sums": _sums(_mark(out))})
     clear_temporaries(out)
@@ -225,10 +225,7 @@ def _views(rows: Sequence[_Row]) -> list[GroupView]:
             GroupView(
                 name,
                 [row.clip for row in mine],
-                [
-                    Example(row.clip, row.copy, row.vector.start_s, row.apart)
-                    for row in (mine[k] for k in at)
-                ],
+                [_example(mine[k]) for k in at],
                 float(np.median([row.apart for row in mine])),
             )
         )

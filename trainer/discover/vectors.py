@@ -22,7 +22,7 @@ from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError, RecordingError
 from trainer.corpus.recordings import read_sound
 from trainer.discover.clips import Clip
-from trainer.files import read_npz, replacing
+from trainer.files import read_npz, write_npz
 from trainer.transfer.backbone import backbone_in
 from trainer.workers import worker_pool
 
@@ -72,14 +72,13 @@ class VectorStore:
         taken = {path.name for path in self._folder.glob("part-*.npz")}
         names = (f"part-{number:05}.npz" for number in itertools.count(1))
         path = self._folder / next(name for name in names if name not in taken)
-        with replacing(path) as temporary:
-            np.savez(
-                temporary,
-                backbone=np.array(self._backbone),
-                digests=np.array(list(found)),
-                vectors=np.stack([one.vector for one in found.values()]),
-                starts=np.array([one.start_s for one in found.values()], np.float32),
-            )
+        arrays = {
+            "backbone": np.array(self._backbone),
+            "digests": np.array(list(found)),
+            "vectors": np.stack([one.vector for one in found.values()]),
+            "starts": np.array([one.start_s for one in found.values()], np.float32),
+        }
+        write_npz(path, arrays)
 
 
 def vectors_of(

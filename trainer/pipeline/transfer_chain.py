@@ -2,7 +2,7 @@
 the place of spectrograms and fit-cnn. Parses no arguments."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,10 +57,13 @@ def _embeddings(work: Work, parts: StageParts) -> None:
 
 
 def _embeddings_parts(work: Work) -> StageParts:
+    from trainer.transfer.embeddings import MixedCopies
+
     order = digest([(r.recording, r.primary_label) for r in work.corpus.recordings])
     parts = {"recordings": order, "sound": work.sound(), "backgrounds": work.backgrounds()}
-    backbone = {"backbone": digest(work.backbone().bundle.id, work.backbone_classes())}
-    return parts | backbone | recipe_parts(work.recipe, "spectrograms", "transfer", "seed")
+    heard = digest(astuple(MixedCopies.of(work.run.recipe)))  # of the recipe, no more than needed
+    backbone = digest(work.backbone().id, work.backbone_classes())
+    return parts | {"backbone": backbone, "windows and copies": heard}
 
 
 def _embeddings_result(run: Run) -> Result:
@@ -75,7 +78,9 @@ def _fit_heads(work: Work, parts: StageParts) -> None:
     from trainer.transfer.out_of_fold import FILE, fit_scales, unseen_scores
 
     run = work.run
-    _, learning = fit_heads(run, work.corpus, digest(parts), work.options.jobs, work.console)
+    for option in work.unused_by_heads():
+        work.console.print(f"{option} is not used: heads have one thread each", highlight=False)
+    learning = fit_heads(run, work.corpus, digest(parts), work.options.jobs, work.console)
     heads = run.members()
     unseen = unseen_scores(run, heads)
     fit_scales(unseen, learning).write(run.folder / FILE)
@@ -88,9 +93,7 @@ def _fit_heads(work: Work, parts: StageParts) -> None:
     }
     figures |= guessing(table, score)
     figures["not_judged"] = not_judged(learning, unseen.trained, run.taxonomy.codes)
-    pink = digest(work.backgrounds()) == digest(background_source(None, run.book.contents))
-    placed = (r for r in work.corpus.recordings if r.latitude is not None and r.date is not None)
-    figures["placed"] = sum(1 for _ in placed)
+    pink = work.backgrounds() == background_source(None, run.book.contents)
     figures["backgrounds"] = "pink noise" if pink else "real"
     shown = Table(
         "windows", "balanced accuracy", "macro F1", "mean average precision", title="out of fold"

@@ -257,6 +257,18 @@ class Work:
         own = (QuietSound(r.path, r.start_s, r.end_s) for r in self.corpus.backgrounds)
         return list(dict.fromkeys([*given, *own]))
 
+    def unused_by_heads(self) -> list[str]:
+        """Options given that only networks of one's own need."""
+        asked = self.options
+        given = {
+            "--weights": asked.weights,
+            "--devices": asked.devices,
+            "--cluster": asked.cluster,
+            "--threads": asked.threads,
+            "--device": None if asked.device in ("auto", "cpu") else asked.device,
+        }
+        return [option for option, value in given.items() if value is not None]
+
     def require_backgrounds(self) -> None:
         """Raise CorpusError if embeddings must be made again without the backgrounds that the run
         began with."""

@@ -20,7 +20,7 @@ from edge.contract.audio import GREY_MAX, Image, Ranges
 from edge.contract.errors import CorpusError
 from trainer.corpus.backgrounds import BackgroundSet
 from trainer.corpus.spectrograms import IMAGES, RANGES, CacheEntry, Spectrograms, damaged
-from trainer.files import map_npy, read_npz, replacing
+from trainer.files import map_npy, read_npz, write_npz
 from trainer.training.augment import mix_db
 from trainer.workers import progress_bar, worker_pool
 
@@ -156,8 +156,7 @@ def make_calls(
     used = np.concatenate([np.arange(e.first, e.first + e.count) for e in spectrograms.entries])
     detector = fit_detector(found[used], background_contrasts(backgrounds, seed))
     p = keep_best(detector(found), spectrograms.entries)
-    with replacing(path) as temporary:
-        np.savez(temporary, p=p, source=source)
+    write_npz(path, {"p": p, "source": source})
     silent = float((p[used] < 0.5).mean())
     console.print(f"calls: probably none in {silent:.0%} of {len(used)} crops", highlight=False)
 

@@ -22,7 +22,7 @@ from edge.contract.errors import CorpusError
 from edge.contract.taxonomy import Taxonomy
 from trainer.corpus.sound import Recording, read_recordings
 from trainer.file_digests import ABSENT, UNREADABLE, Contents
-from trainer.files import digest, map_npy, read_csv, read_npz, replacing, write_csv
+from trainer.files import digest, map_npy, read_csv, read_npz, replacing, write_csv, write_npz
 from trainer.recipe import Recipe
 from trainer.transfer.backbone import Backbone, backbone_in
 from trainer.transfer.sounds import (
@@ -41,8 +41,8 @@ SKIPPED = ("recording", "reason")
 BACKGROUNDS = "backgrounds.npz"
 _SOUND = ".backgrounds.npy"  # their windows while copies are mixed
 _PARTS = "parts"
-_ARRAYS = ("embedding", "own", "call", "background")
-_BACKGROUND_ARRAYS = ("embedding", "own", "call", "origin", "real", "source")
+_ARRAYS = ("embedding", "own")
+_BACKGROUND_ARRAYS = ("embedding", "own", "origin")
 _REMEDY = "remove it and run: python -m trainer embeddings"
 # Of the constants and code that the arrays depend on; a change makes all embeddings again.
 _VERSION = 1
@@ -66,19 +66,15 @@ class EmbeddedWindows:
     embedding: NDArray[np.float32]  # (views, n, stretches, width)
     # (views, n, classes) the backbone's own scores of the species that it knows
     own: NDArray[np.float32]
-    call: NDArray[np.float32]  # (n,) its highest score of any bird or animal, of view 0
-    background: NDArray[np.int64]  # (views - 1, n) number of the background of each copy
 
 
 @dataclass(frozen=True)
 class EmbeddedBackgrounds:
-    """Windows without birds as the backbone hears them, real ones first."""
+    """Windows without birds as the backbone hears them."""
 
     embedding: NDArray[np.float32]  # (n, stretches, width)
     own: NDArray[np.float32]  # (n, classes)
-    call: NDArray[np.float32]  # (n,)
     origin: NDArray[np.int64]  # (n,) number of its file
-    real: int
 
 
 @dataclass(frozen=True)
@@ -180,7 +176,7 @@ def make_embeddings(
         if r.recording not in planned or r.recording in reasons:
             continue
         part = planned[r.recording].part
-        count = len(read_npz(part, ("call",), _REMEDY)["call"])
+        count = len(_calls_in(part))
         name = f"{_PARTS}/{part.name}"
         entries.append(EmbeddedRecording(r.recording, r.primary_label, first, count, name))
         first += count
@@ -241,7 +237,7 @@ def _hear(task: _Task) -> list[str]:
         if isinstance(sound, str):
             reasons.append(sound)
         else:
-            _write(one.part, _heard(task, one.key, sound))
+            write_npz(one.part, _heard(task, one.key, sound))
             reasons.append("")
     return reasons
 
@@ -252,18 +248,14 @@ def _heard(task: _Task, key: str, sound: Samples) -> dict[str, Any]:
     windows = windows_in(sound, copies.windows_max)
     backbone = backbone_in(task.backbone)
     backgrounds = map_npy(task.backgrounds, _REMEDY)
-    views = [windows]
-    numbers = []
-    for copy in range(copies.copies):
-        mixed, chosen = mixed_copy(windows, key, copy, backgrounds, copies.snr_db)
-        views.append(mixed)
-        numbers.append(chosen)
-    heard = [backbone.hear(view) for view in views]
+    mixed = (
+        mixed_copy(windows, key, copy, backgrounds, copies.snr_db) for copy in range(copies.copies)
+    )
+    heard = [backbone.hear(view) for view in (windows, *mixed)]
     return {
         "embedding": np.stack([one.embedding for one in heard]).astype(np.float16),
         "own": np.stack([one.scores[:, list(task.classes)] for one in heard]),
         "call": _calls(backbone, heard[0].scores),
-        "background": np.stack(numbers),
     }
 
 
@@ -300,12 +292,10 @@ def _make_backgrounds(
     arrays: dict[str, Any] = {
         "embedding": heard.embedding.astype(np.float16),
         "own": heard.scores[:, list(classes)],
-        "call": _calls(backbone, heard.scores),
         "origin": found.origin,
-        "real": np.int64(found.real),
         "source": np.array(source),
     }
-    _write(path, arrays)
+    write_npz(path, arrays)
     files = len(set(found.origin[: found.real].tolist()))
     console.print(
         f"backgrounds: {found.real} windows of {files} files; "
@@ -314,9 +304,10 @@ def _make_backgrounds(
     )
 
 
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **arrays)
+def _calls_in(path: Path) -> NDArray[np.float32]:
+    """The backbone's highest score of any animal in each window of one recording."""
+    calls: NDArray[np.float32] = read_npz(path, ("call",), _REMEDY)["call"]
+    return calls
 
 
 def _read(path: Path) -> EmbeddedWindows:
@@ -325,8 +316,6 @@ def _read(path: Path) -> EmbeddedWindows:
     return EmbeddedWindows(
         file["embedding"].astype(np.float32),
         file["own"].astype(np.float32),
-        file["call"],
-        file["background"],
     )
 
 
@@ -377,9 +366,12 @@ class Embeddings:
         return EmbeddedWindows(
             np.concatenate([part.embedding for part in parts], axis=1),
             np.concatenate([part.own for part in parts], axis=1),
-            np.concatenate([part.call for part in parts]),
-            np.concatenate([part.background for part in parts], axis=1),
         )
+
+    def calls(self) -> NDArray[np.float32]:
+        """The backbone's highest score of any bird or animal, of each window `(n,)`."""
+        parts = [_calls_in(self.folder / entry.file) for entry in self.entries]
+        return np.concatenate(parts)
 
     def backgrounds(self) -> EmbeddedBackgrounds:
         """The windows without birds."""
@@ -387,7 +379,5 @@ class Embeddings:
         return EmbeddedBackgrounds(
             file["embedding"].astype(np.float32),
             file["own"].astype(np.float32),
-            file["call"],
             file["origin"].astype(np.int64),
-            int(file["real"]),
         )

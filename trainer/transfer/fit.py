@@ -17,7 +17,7 @@ from edge.contract.bundle import file_sha256
 from edge.contract.errors import CorpusError
 from trainer.book import versions
 from trainer.corpus.recordings import Corpus
-from trainer.files import digest, replacing, write_csv, write_json
+from trainer.files import digest, write_csv, write_json, write_npz
 from trainer.networks.checkpoint import read_weights, write_weights
 from trainer.recipe import HeadForm, Recipe
 from trainer.run import HISTORY, SCORES, WEIGHTS, MemberInfo, Run, member_name
@@ -54,11 +54,9 @@ class HeadTask:
         return member_name(self.form, self.fold, self.seed)
 
 
-def fit_heads(
-    run: Run, corpus: Corpus, inputs: str, jobs: int, console: Console
-) -> tuple[int, TransferSet]:
-    """Train the missing heads. Returns their number, and the windows. `inputs` is the digest of
-    what they are trained on."""
+def fit_heads(run: Run, corpus: Corpus, inputs: str, jobs: int, console: Console) -> TransferSet:
+    """Train the missing heads. Returns the windows. `inputs` is the digest of what they are trained
+    on."""
     embeddings = Embeddings(run.folder / FOLDER)
     learning = transfer_set(run, corpus, embeddings)
     recipe = run.recipe
@@ -84,7 +82,7 @@ def fit_heads(
             line = f"{info.name}: F1 {info.valid_f1:.3f}, {info.seconds:.1f} s"
             progress.console.print(line, markup=False, highlight=False)
             progress.update(bar, advance=1)
-    return len(missing), learning
+    return learning
 
 
 def _finished(run: Run, task: HeadTask) -> bool:
@@ -132,8 +130,7 @@ def fit_head(task: HeadTask) -> MemberInfo:
         task.learning.knows(task.fold),
     )
     write_weights(folder / WEIGHTS, head)
-    with replacing(folder / SCORES) as temporary, temporary.open("wb") as file:
-        np.savez(file, **vars(found))
+    write_npz(folder / SCORES, vars(found))
     primary = task.learning.primary[seen]
     loss, f1 = _judge(found.scores, primary, task.learning.calling[seen])
     shown = [(s.step, f"{s.loss:.6f}", f"{loss:.6f}", f"{f1:.6f}") for s in steps]

@@ -68,7 +68,7 @@ def transfer_set(run: Run, corpus: Corpus, embeddings: Embeddings) -> TransferSe
     highest = max((r.rating for r in mine), default=0.0)
     weighs = run.recipe.loss.rating_weight and highest > 0
     rating = [r.rating / highest if weighs else 1.0 for r in mine]
-    call = embeddings.read().call
+    call = embeddings.calls()
     number = np.repeat(np.arange(len(mine)), counts)
     best = np.zeros(len(mine), np.float32)
     np.maximum.at(best, number, call)

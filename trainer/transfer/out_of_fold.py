@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edge.contract.blend import Scores, scaled
 from edge.contract.bundle import read_bundle
-from trainer.files import read_npz, replacing
+from trainer.files import read_npz, write_npz
 from trainer.run import MemberInfo, Run
 from trainer.transfer.backbone import FOLDER as BACKBONE
 from trainer.transfer.embeddings import FOLDER, Embeddings, known_classes
@@ -42,8 +42,7 @@ class Scales:
     known: Mask  # (species,) the species that the backbone knows
 
     def write(self, path: Path) -> None:
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **vars(self))
+        write_npz(path, vars(self))
 
     @classmethod
     def read(cls, run: Run) -> "Scales":
@@ -81,11 +80,11 @@ def unseen_scores(run: Run, heads: Sequence[MemberInfo]) -> UnseenScores:
     classes = known_classes(taxonomy, read_bundle(run.folder / BACKBONE).taxonomy)
     embeddings = Embeddings(run.folder / FOLDER)
     heard, empty = embeddings.read(), embeddings.backgrounds()
-    count, species = len(heard.call), len(taxonomy)
+    count, species = heard.own.shape[1], len(taxonomy)
     copies = len(heard.embedding) - 1
     windows = np.full((2, count, species), np.nan, np.float32)
     mixed = np.full((2, copies, count, species), np.nan, np.float32)
-    nothing = np.full((2, len(empty.call), species), np.nan, np.float32)
+    nothing = np.full((2, len(empty.own), species), np.nan, np.float32)
     trained = np.zeros((count, species), bool)
     for fold in sorted({head.fold for head in heads}):
         found = [head_scores(run, head.name) for head in heads if head.fold == fold]
@@ -118,7 +117,7 @@ def fit_scales(unseen: UnseenScores, learning: TransferSet) -> Scales:
     truth = np.eye(learning.classes, dtype=bool)[learning.primary]
     found = []
     for kind in range(len(KINDS)):
-        odds, target, of = [], [], []
+        odds, target = [], []
         for index in range(learning.classes):
             counted = calling & ~learning.secondary[:, index]
             parts = [view[counted, index] for view in unseen.mixed[kind]]
@@ -128,7 +127,6 @@ def fit_scales(unseen: UnseenScores, learning: TransferSet) -> Scales:
             there = np.isfinite(scores)
             odds.append(_log_odds(scores[there]))
             target.append(heard[there])
-            of.append(np.full(int(there.sum()), index))
         pooled = _platt(np.concatenate(odds), np.concatenate(target), (1.0, 0.0), (1e-3, 1e-4))
         each = [
             _platt(mine, heard, pooled, _HELD)

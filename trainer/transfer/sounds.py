@@ -105,10 +105,10 @@ def as_samples(windows: Samples16) -> Samples:
 
 def mixed_copy(
     windows: Samples, key: str, copy: int, backgrounds: Samples16, snr_db: tuple[float, float]
-) -> tuple[Samples, NDArray[np.int64]]:
+) -> Samples:
     """A copy of the windows of one recording, each over a background at a random SNR, both powers
-    measured above 500 Hz. Returns it and the number of each background. `key` names the recording
-    and the seed: the same key gives the same copy, whatever else is in the corpus."""
+    measured above 500 Hz. `key` names the recording and the seed: the same key gives the same copy,
+    whatever else is in the corpus."""
     random = np.random.default_rng(int(digest(key, copy)[:16], 16))
     chosen = random.integers(len(backgrounds), size=len(windows))
     mixed = np.empty_like(windows)
@@ -119,4 +119,4 @@ def mixed_copy(
         noise = max(float(mean_square(background).mean()), SILENCE)
         row[:] = window + background * np.float32(np.sqrt(power / noise / 10 ** (snr / 10)))
         row *= np.float32(min(1.0, _PEAK / max(float(np.abs(row).max()), SILENCE)))
-    return mixed, chosen
+    return mixed

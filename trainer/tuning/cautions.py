@@ -63,7 +63,7 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
             "at a score of 0.5): its scores are low, and so are its thresholds. More recordings of "
             "each species, or more epochs, may help"
         )
-    found += _of_heads(out_of_fold)
+    found += _of_heads(run, out_of_fold)
     scores = _figures(run, "tune.json").get("scores", {}) if tuned else {}
     if scores.get("basis") in _BASIS:
         f1 = scores["blended"]["f1"]
@@ -76,9 +76,12 @@ def cautions(run: Run, tuned: bool = True) -> list[str]:
     return found
 
 
-def _of_heads(out_of_fold: Mapping[str, Any]) -> list[str]:
+def _of_heads(run: Run, out_of_fold: Mapping[str, Any]) -> list[str]:
     """What nobody can know of heads on a published model."""
+    if run.recipe.transfer is None:
+        return []
     found = []
+    counts = _figures(run, "check.json").get("counts", {})
     unknown = out_of_fold.get("not_judged", [])
     if unknown:
         shown = ", ".join(unknown[:_SHOWN]) + (
@@ -88,7 +91,7 @@ def _of_heads(out_of_fold: Mapping[str, Any]) -> list[str]:
             f"{shown}: learnt, but nobody can say how well: of each there is one recording, or all "
             "are of one place and season. Add recordings of another day or place"
         )
-    if out_of_fold.get("placed") == 0:
+    if 0 in (counts.get("recordings_with_place"), counts.get("recordings_with_date")):
         found.append(
             "no recording says where and on which day it was made: recordings of one bird on one "
             "morning may be learnt from and judged by, so these figures may be too high"

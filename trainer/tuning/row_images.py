@@ -17,7 +17,7 @@ from edge.contract.errors import CorpusError, RecordingError
 from trainer.corpus.recordings import Corpus
 from trainer.corpus.soundscape_windows import none_readable, row_window, windows_of
 from trainer.corpus.soundscapes import LABELS, Soundscape
-from trainer.files import read_npz, replacing
+from trainer.files import read_npz, write_npz
 from trainer.recipe import Recipe, TuneRecipe
 from trainer.tuning import sweep
 from trainer.tuning.sweep import LabelledRows
@@ -95,10 +95,8 @@ def make_row_images(
     rows = LabelledRows.of(labelled, corpus.taxonomy)
     found = np.stack(images)
     place = np.array(at, np.int64)
-    with replacing(path) as temporary:
-        np.savez(
-            temporary, source=source, images=found, at=place, truth=rows.truth, others=rows.others
-        )
+    arrays = {"images": found, "at": place, "truth": rows.truth, "others": rows.others}
+    write_npz(path, {"source": source} | arrays)
     console.print(f"{len(rows)} labelled rows decide which epoch is kept", highlight=False)
 
 
