@@ -16,7 +16,7 @@ from edge.contract.audio import RATE_HZ
 from edge.contract.errors import (
     EXIT_REFUSED,
     BirdstationError,
-    BundleError,
+    ConfigError,
     CorpusError,
     UsageError,
 )
@@ -228,7 +228,11 @@ def test_same_names_in_two_folders_are_two_copies(bundle: Path, tmp_path: Path) 
         ("inside", UsageError, "--out: expected a folder apart"),
         ("foreign", UsageError, "contains other files"),
         ("distance", UsageError, "--distance: expected a number up to 2, found nan"),
-        ("bundle", BundleError, "no bundle here"),
+        (
+            "bundle",
+            ConfigError,
+            "expected the folder of an adopted model, with manifest.json in it",
+        ),
         ("table", CorpusError, "clips.csv: not readable: .*file"),
     ],
 )

@@ -121,6 +121,11 @@ class SpeciesNames:
     def of_bundle(cls, folder: Path) -> "SpeciesNames":
         """The names in a bundle's taxonomy.csv and, if it has one, names.csv. Raises BundleError
         naming the file."""
+        if not (folder / "taxonomy.csv").is_file():
+            raise BundleError(
+                f"{folder}: expected the folder of an adopted model, with taxonomy.csv in it; "
+                "python -m export adopt makes one"
+            )
         taxonomy = Taxonomy.read_csv(folder / "taxonomy.csv")
         path = folder / "names.csv"
         return cls(taxonomy, _languages(path) if path.is_file() else {})

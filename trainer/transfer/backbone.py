@@ -73,7 +73,7 @@ class Backbone:
     def open(cls, folder: Path) -> "Backbone":
         """Open and check the bundle in a folder. Raises BundleError, or ConfigError if its network
         gives no embedding of the sound itself."""
-        return cls(read_bundle(folder))
+        return cls(_bundle_in(folder))
 
     @property
     def id(self) -> str:
@@ -98,6 +98,16 @@ class Backbone:
     def embed(self, windows: Samples) -> NDArray[np.float32]:
         """Embeddings `(n, stretches, width)` of windows `(n, 160000)`."""
         return self.hear(windows).embedding
+
+
+def _bundle_in(folder: Path) -> Bundle:
+    """The bundle in a folder. Raises BundleError, or ConfigError if there is none."""
+    if not (folder / MANIFEST).is_file():
+        raise ConfigError(
+            f"--backbone {folder}: expected the folder of an adopted model, with {MANIFEST} in it; "
+            f"{ADOPT}"
+        )
+    return read_bundle(folder)
 
 
 def _member_of(bundle: Bundle) -> BundleMember:
@@ -126,13 +136,8 @@ def backbone_in(folder: Path) -> Backbone:
 def check_backbone(run: Path, given: Path | None) -> None:
     """Raise ConfigError or BundleError, before a run begins, if there is no backbone to begin
     with."""
-    if given is not None and not (given / MANIFEST).is_file():
-        raise ConfigError(
-            f"--backbone {given}: expected the folder of an adopted model, with {MANIFEST} in it; "
-            f"{ADOPT}"
-        )
     if given is not None:
-        _member_of(read_bundle(given))
+        _member_of(_bundle_in(given))
     elif not (run / FOLDER).is_dir():
         raise ConfigError(f"the recipe needs --backbone BUNDLE, an adopted model; {ADOPT}")
 
