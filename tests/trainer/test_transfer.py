@@ -21,6 +21,7 @@ from tests.helpers.transfer_run import (
     transfer_recipe,
 )
 from tests.helpers.waveform_bundle import make_waveform_bundle
+from trainer.corpus.backgrounds import background_recordings
 from trainer.corpus.folds import read_folds
 from trainer.corpus.recordings import Corpus
 from trainer.files import digest, read_json
@@ -33,7 +34,7 @@ from trainer.transfer.embeddings import Embeddings
 from trainer.transfer.ensemble import TransferEnsemble
 from trainer.transfer.head_windows import head_scores, transfer_set
 from trainer.transfer.out_of_fold import Scales, unseen_scores
-from trainer.transfer.sounds import QuietSound, background_windows, mixed_copy, windows_in
+from trainer.transfer.sounds import background_windows, mixed_copy, windows_in
 from trainer.tuning.cautions import cautions
 from trainer.tuning.predict import Predictor, predict
 
@@ -324,11 +325,13 @@ def test_backgrounds_that_cannot_be_read(tmp_path: Path) -> None:
     folder = quiet_sounds(tmp_path, 2)
     (folder / "broken.ogg").write_bytes(b"no sound")
     soundfile.write(folder / "silence.wav", np.zeros(RATE_HZ * 6), RATE_HZ)
-    found = background_windows([QuietSound(path) for path in sorted(folder.iterdir())])
+    found = background_windows(background_recordings(folder, ()))
     assert (found.real, len(found.unreadable)) == (4, 1)
     assert "broken.ogg" in found.unreadable[0]
     with pytest.raises(ConfigError, match="none of 1 files"):
-        background_windows([QuietSound(folder / "broken.ogg")])
+        background_windows(
+            [one for one in background_recordings(folder, ()) if "broken" in one.path.name]
+        )
     assert background_windows([]).real == 0
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.contract.errors import CorpusError
 from trainer.corpus.cells import (
     SUFFIXES,
     CellTable,
@@ -115,11 +114,8 @@ class AnnotationTable:
     def _counts_on(self) -> bool:
         """True if it is of Raven, whose begin times go on from file to file, and does not say where
         in its file an annotation begins."""
-        return self.cells is not None and "view" in self.cells.roles and not self._says_where
-
-    @property
-    def _says_where(self) -> bool:
-        return self.cells is not None and "within" in self.cells.roles
+        roles = {} if self.cells is None else self.cells.roles
+        return "view" in roles and "within" not in roles
 
     @staticmethod
     def _of_first_file(found: list[Annotation], problems: Problems) -> list[Annotation]:
@@ -228,9 +224,3 @@ def _times(row: dict[str, str]) -> tuple[float, float | None]:
     if end is None and any(role in row for role in ("end", "duration")):
         raise ValueError("no end")
     return start, end
-
-
-def not_read(path: Path, found: CellTable | None) -> CorpusError:
-    """An error for a table that was named but is none of annotations."""
-    there = ", ".join(found.names.values()) if found else "none of them"
-    return CorpusError(f"{path}: expected columns file, start, end and species, found {there}")

@@ -108,6 +108,14 @@ def background_files(folder: Path) -> list[Path]:
     return files
 
 
+def background_recordings(folder: Path | None, own: Sequence[Recording]) -> list[Recording]:
+    """The backgrounds of a folder and a corpus's own, as recordings of no species."""
+    files = [] if folder is None else background_files(folder)
+    nowhere = (None, None, None, 0.0, "", "")
+    whole = [Recording(path.name, path, NOCALL, (), *nowhere) for path in files]
+    return [*whole, *own]
+
+
 def pink_noise(seed: int, samples: int = CROP_SAMPLES) -> Samples:
     """Noise of equal power in every octave: white noise weighted by 1 / sqrt(f)."""
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(samples))
@@ -154,8 +162,7 @@ def make_backgrounds(
     counted. Raises ConfigError if none of a folder can be read."""
     if path.is_file() and (there := read_backgrounds(path)).source == source:
         return there
-    files = [_whole(file) for file in background_files(folder)] if folder else []
-    files += own
+    files = background_recordings(folder, own)
     images = []
     ranges = []
     skipped = 0
@@ -182,10 +189,6 @@ def make_backgrounds(
     sizes = f"backgrounds: {real} crops of {len(files) - skipped} files, {skipped} skipped"
     console.print(f"{sizes}; {PINK_CROPS} of pink noise", highlight=False)
     return made
-
-
-def _whole(path: Path) -> Recording:
-    return Recording(path.name, path, NOCALL, (), None, None, None, 0.0, "", "")
 
 
 def read_backgrounds(path: Path) -> BackgroundSet:

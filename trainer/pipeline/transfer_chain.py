@@ -27,10 +27,11 @@ def _embeddings(work: Work, parts: StageParts) -> None:
 
     run = work.run
     work.require_backgrounds()
-    quiet = work.background_files()
-    if asked := work.asked_backgrounds() - len(quiet):
+    quiet, left_out = work.background_sounds()
+    if left_out:
         work.console.print(
-            f"[yellow]{asked} sounds without birds are recordings of the corpus: left out[/yellow]",
+            f"{left_out} sounds without birds are recordings of the corpus: left out",
+            style="yellow",
             highlight=False,
         )
     backbone = work.backbone()

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from edge.contract.audio import WAVEFORM, front_end
+from edge.contract.audio import front_end
 from edge.contract.errors import ConfigError, CorpusError
 from edge.contract.folders import passed_over
 from edge.prior.place import RASTERS
 from trainer.corpus.backgrounds import FILE as BACKGROUNDS
 from trainer.corpus.backgrounds import (
     OWN,
-    PINK_CROPS,
-    background_files,
+    background_recordings,
     background_source,
     read_backgrounds,
     wants_backgrounds,
@@ -37,7 +36,6 @@ from trainer.run import Run
 
 if TYPE_CHECKING:
     from trainer.transfer.backbone import Backbone
-    from trainer.transfer.sounds import QuietSound
 
 NONE = "none"
 StageParts = dict[str, str]
@@ -197,11 +195,10 @@ class Work:
         """
         recipe = self.run.recipe
         book = self.run.book
-        if recipe.transfer is not None:
-            return self._heads_backgrounds()
-        if not wants_backgrounds(recipe):
+        heads = recipe.transfer is not None
+        if not heads and not wants_backgrounds(recipe):
             return NONE
-        folder = self.options.nocall if wants_folder(recipe) else None
+        folder = self.options.nocall if heads or wants_folder(recipe) else None
         own = self.own_backgrounds()
         before = book.kept("backgrounds")
         pinked = before in (None, NONE, background_source(None, book.contents))
@@ -212,6 +209,8 @@ class Work:
             return found
         path = self.run.folder / BACKGROUNDS
         pink = background_source(None, book.contents)
+        if heads:  # whose embeddings have what they need of the sound
+            return pink if pinked else str(before)
         there: str | None = None
         with suppress(CorpusError):
             there = read_backgrounds(path).source if path.is_file() else None
@@ -226,36 +225,14 @@ class Work:
             raise CorpusError(f"{path}: {why}; give the folder again: --nocall FOLDER")
         return str(kept)
 
-    def _heads_backgrounds(self) -> str:
-        """The digest of the backgrounds given, else of those that the run began with."""
-        sounds = self.background_files()
-        pink = background_source(None, self.run.book.contents)
-        if sounds:
-            of = self.run.book.contents.of
-            sums = self._once(
-                "backgrounds", lambda: [(of(s.path), s.start_s, s.end_s) for s in sounds]
-            )
-            return digest(sums, PINK_CROPS, front_end(WAVEFORM))
-        return str(self.run.book.kept("backgrounds") or pink)
-
-    def asked_backgrounds(self) -> int:
-        """Number of sounds that are said to be without birds."""
-        return len(self._quiet())
-
-    def background_files(self) -> "list[QuietSound]":
-        """Sounds without birds: of --nocall, and those of the corpus itself."""
-        # A recording of the corpus is no sound without birds, wherever its copy lies.
+    def background_sounds(self) -> tuple[list[Recording], int]:
+        """Sounds without birds, of --nocall and of the corpus itself, and the number of those that
+        are left out: a recording of the corpus is none, wherever its copy lies."""
+        asked = background_recordings(self.options.nocall, self.corpus.backgrounds)
         birds = set(self.sounds().values()) - {ABSENT}
         of = self.run.book.contents.of
-        return [s for s in self._quiet() if s.is_segment or of(s.path) not in birds]
-
-    def _quiet(self) -> "list[QuietSound]":
-        from trainer.transfer.sounds import QuietSound
-
-        folder = self.options.nocall
-        given = [] if folder is None else [QuietSound(path) for path in background_files(folder)]
-        own = (QuietSound(r.path, r.start_s, r.end_s) for r in self.corpus.backgrounds)
-        return list(dict.fromkeys([*given, *own]))
+        kept = [r for r in asked if r.is_segment or of(r.path) not in birds]
+        return kept, len(asked) - len(kept)
 
     def unused_by_heads(self) -> list[str]:
         """Options given that only networks of one's own need."""
@@ -273,8 +250,8 @@ class Work:
         """Raise CorpusError if embeddings must be made again without the backgrounds that the run
         began with."""
         kept = self.run.book.kept("backgrounds")
-        pink = background_source(None, self.run.book.contents)
-        if not self.background_files() and kept not in (None, pink):
+        known = (None, background_source(None, self.run.book.contents))
+        if self.options.nocall is None and kept not in known and not str(kept).startswith(OWN):
             raise CorpusError(
                 f"{self.run.folder}: its embeddings must be made again, over the backgrounds that "
                 "it began with; give their folder again: --nocall FOLDER"
@@ -294,7 +271,9 @@ class Work:
 
     def own_backgrounds(self) -> tuple[Recording, ...]:
         """The sounds without species that the corpus has, if the recipe mixes such sounds."""
-        return self.corpus.backgrounds if wants_folder(self.run.recipe) else ()
+        recipe = self.run.recipe
+        mixes = recipe.transfer is not None or wants_folder(recipe)
+        return self.corpus.backgrounds if mixes else ()
 
     def weights(self) -> str:
         """Digest of the ImageNet weights given, else of those that the run began with."""

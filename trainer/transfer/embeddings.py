@@ -26,7 +26,6 @@ from trainer.files import digest, map_npy, read_csv, read_npz, replacing, write_
 from trainer.recipe import Recipe
 from trainer.transfer.backbone import Backbone, backbone_in
 from trainer.transfer.sounds import (
-    QuietSound,
     as_samples,
     background_windows,
     mixed_copy,
@@ -142,7 +141,7 @@ def make_embeddings(
     contents: Contents,
     backbone: Backbone,
     classes: Sequence[int],
-    quiet: Sequence[QuietSound],
+    quiet: Sequence[Recording],
     source: str,
     copies: MixedCopies,
     jobs: int,
@@ -268,7 +267,7 @@ def _calls(backbone: Backbone, scores: NDArray[np.float32]) -> NDArray[np.float3
 
 def _make_backgrounds(
     folder: Path,
-    quiet: Sequence[QuietSound],
+    quiet: Sequence[Recording],
     source: str,
     backbone: Backbone,
     classes: Sequence[int],

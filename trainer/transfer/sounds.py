@@ -3,7 +3,6 @@ from. Knows no network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +11,7 @@ from edge.contract.audio import RATE_HZ, WINDOW_SAMPLES, Samples
 from edge.contract.errors import ConfigError, RecordingError
 from trainer.corpus.backgrounds import PINK_CROPS, pink_noise
 from trainer.corpus.mixture import SILENCE, mean_square
-from trainer.corpus.sound import read_sound
+from trainer.corpus.sound import Recording, read_sound
 from trainer.files import digest
 
 Samples16 = NDArray[np.int16]  # of 16 bits, as backgrounds wait on disk
@@ -53,20 +52,7 @@ class BackgroundWindows:
     unreadable: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class QuietSound:
-    """A sound without birds: a file, or a segment of one."""
-
-    path: Path
-    start_s: float = 0.0
-    end_s: float | None = None
-
-    @property
-    def is_segment(self) -> bool:
-        return self.start_s > 0.0 or self.end_s is not None
-
-
-def background_windows(files: Sequence[QuietSound]) -> BackgroundWindows:
+def background_windows(files: Sequence[Recording]) -> BackgroundWindows:
     """All windows of the sounds, at most 12 of each, and pink noise; without any pink noise alone.
     Raises ConfigError if none of them can be read."""
     found: list[Samples] = []
